@@ -1,0 +1,306 @@
+"""Settings: one declaration each yields the variable, the flag, the validation, the help and the README table.
+
+A field of `Config` whose metadata is a `Setting` is the declaration; nothing else names a setting twice.
+Secrets can be given as `NAME_FILE=/path` as well, have no flag for their value (argv is public), and are never printed.
+`load` finds every problem before anything is started and reports all of them at once (exit code 78).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
+
+from avapd.errors import ConfigError
+
+ENVIRONMENTS: Final = ("production", "staging", "test", "development")
+ENGINES: Final = ("grpcio",)
+KEY_BYTES: Final = 16
+# Keys that stand in public samples: they work, with a loud WARN, since refusing them could stop a running platform.
+SAMPLE_KEYS: Final = ("avap-secret-key", "changeme", "change-me", "example", "secret-key", "test-key", "your-api-key")
+_REQUIRED: Final = object()
+
+
+class Setting(NamedTuple):
+    """How one setting is read: its variables (the first is the canonical one), its parser and its help."""
+
+    variables: tuple[str, ...]
+    parse: Callable[[str], Any]
+    help: str
+    default_text: str
+    secret: bool
+
+    @property
+    def flag(self) -> str:
+        """The command-line flag: `--refresh-seconds`; for a secret the path of a file that holds it."""
+        name = self.variables[0].lower().removeprefix("avapd_").replace("_", "-")
+        return f"--{name}-file" if self.secret else f"--{name}"
+
+
+def _setting(
+    *variables: str, help: str, parse: Callable[[str], Any] = str, default: Any = _REQUIRED,  # noqa: A002
+    shown: str | None = None, secret: bool = False,
+) -> Any:
+    text = "required" if default is _REQUIRED else shown if shown is not None else str(default)
+    metadata = {"setting": Setting(variables, parse, help, text, secret)}
+    if default is _REQUIRED:
+        return dataclasses.field(metadata=metadata)
+    return dataclasses.field(metadata=metadata, default=default)
+
+
+def _integer(low: int, high: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,18}", text) or not low <= int(text) <= high:
+            raise ValueError(f"must be a whole number from {low} to {high}")
+        return int(text)
+
+    return parse
+
+
+def _seconds(low: float, high: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,6})?", text) or not low <= float(text) <= high:
+            raise ValueError(f"must be a number of seconds from {low:g} to {high:g}")
+        return float(text)
+
+    return parse
+
+
+def _choice(*names: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in names:
+            raise ValueError("must be one of " + ", ".join(names))
+        return text
+
+    return parse
+
+
+def _database_url(text: str) -> str:
+    try:
+        parts = urlsplit(text)
+        _ = parts.port  # raises ValueError, with the text in it, when it is not a number
+    except ValueError:
+        raise ValueError("is not a URL (a password with special characters must be percent-encoded)") from None
+    if parts.scheme not in {"postgres", "postgresql"}:
+        raise ValueError("must begin with postgresql://")
+    if not parts.hostname and "host=" not in parts.query:
+        raise ValueError("names no host")
+    return text
+
+
+def _api_keys(text: str) -> tuple[str, ...]:
+    keys = tuple(key.strip() for key in text.split(",") if key.strip())
+    if not keys:
+        raise ValueError("holds no key")
+    if not all(re.fullmatch(r"[!-+\--~]+", key) for key in keys):
+        raise ValueError("must be printable ASCII without blanks: it travels as a request header")
+    return keys
+
+
+def _name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_$]{0,62}", text):
+        raise ValueError("must be a plain schema name")
+    return text
+
+
+_KIB, _MIB, _GIB = 1 << 10, 1 << 20, 1 << 30
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Everything an operator can set. Sizes are in bytes, times in seconds."""
+
+    database_url: str = _setting(
+        "DATABASE_URL", parse=_database_url, secret=True, help="PostgreSQL connection string"
+    )
+    api_keys: tuple[str, ...] = _setting(
+        "API_KEY", parse=_api_keys, secret=True,
+        help="key of the clients, or several separated by commas (for rotation); at least 16 bytes each outside development",
+    )
+    signing_key: str | None = _setting(
+        "SIGNING_KEY", "AVAP_INTERNAL_KEY", default=None, shown="unset", secret=True,
+        help="when set, `code` is a package signed with this key",
+    )
+    host: str = _setting("AVAPD_HOST", default="[::]", help="address of the gRPC port; `[::]` is IPv6 and IPv4")
+    port: int = _setting("PORT", parse=_integer(1, 65535), default=50051, help="gRPC port")
+    threadpool: int = _setting(
+        "UV_THREADPOOL_SIZE", parse=_integer(1, 1024), default=64, help="libuv thread pool, read by uvloop"
+    )
+    environment: str = _setting(
+        "AVAPD_ENV", "NODE_ENV", parse=_choice(*ENVIRONMENTS), default="production",
+        help="`production`, `staging`, `test` or `development` (readable logs, reflection, short keys)",
+    )
+    workers: int = _setting(
+        "AVAPD_WORKERS", parse=_integer(1, 256), default=0, shown="usable CPUs",
+        help="worker processes; by default the CPUs that affinity and the cgroup CPU quota leave",
+    )
+    engine: str = _setting("AVAPD_ENGINE", parse=_choice(*ENGINES), default="grpcio", help="`grpcio`")
+    refresh_seconds: float = _setting(
+        "AVAPD_REFRESH_SECONDS", parse=_seconds(0.05, 86_400), default=60.0, shown="60",
+        help="time between two polls of the table",
+    )
+    database_seconds: float = _setting(
+        "AVAPD_DATABASE_SECONDS", parse=_seconds(0.1, 600), default=10.0, shown="10",
+        help="the one deadline of a poll, over connect, queries and close",
+    )
+    database_schema: str = _setting(
+        "AVAPD_DATABASE_SCHEMA", parse=_name, default="public", help="schema of `obex_dapl_functions`"
+    )
+    admin_host: str = _setting("AVAPD_ADMIN_HOST", default="127.0.0.1", help="address of the admin port")
+    admin_port: int = _setting(
+        "AVAPD_ADMIN_PORT", parse=_integer(1, 65535), default=9464,
+        help="HTTP: `/metrics`, `/livez`, `/readyz`, `/status`",
+    )
+    drain_seconds: float = _setting(
+        "AVAPD_DRAIN_SECONDS", parse=_seconds(0, 3600), default=30.0, shown="30",
+        help="longest wait for calls in flight on SIGTERM",
+    )
+    pre_drain_seconds: float = _setting(
+        "AVAPD_PRE_DRAIN_SECONDS", parse=_seconds(0, 600), default=1.0, shown="1",
+        help="time between NOT_SERVING and the closing of the listener; part of the drain",
+    )
+    orphan_seconds: float = _setting(
+        "AVAPD_ORPHAN_SECONDS", parse=_seconds(0, 3600), default=15.0, shown="15",
+        help="how long workers go on serving when the master is gone, before they drain",
+    )
+    silence_seconds: float = _setting(
+        "AVAPD_SILENCE_SECONDS", parse=_seconds(0.5, 600), default=2.4, shown="2.4",
+        help="a worker without a heartbeat for so long gets SIGABRT, then SIGKILL; with the respawn it is replaced within 3 s",
+    )
+    max_answer_bytes: int = _setting(
+        "AVAPD_MAX_ANSWER_BYTES", parse=_integer(_KIB, _GIB), default=32 * _MIB,
+        help="largest unary answer; beyond it RESOURCE_EXHAUSTED",
+    )
+    max_request_bytes: int = _setting(
+        "AVAPD_MAX_REQUEST_BYTES", parse=_integer(256, 4 * _MIB), default=64 * _KIB,
+        help="largest request message; beyond it RESOURCE_EXHAUSTED",
+    )
+    max_header_bytes: int = _setting(
+        "AVAPD_MAX_HEADER_BYTES", parse=_integer(4 * _KIB, _MIB), default=16 * _KIB,
+        help="largest request header list; beyond it RESOURCE_EXHAUSTED",
+    )
+    max_streams: int = _setting(
+        "AVAPD_MAX_STREAMS", parse=_integer(1, 100_000), default=100, help="concurrent calls per connection"
+    )
+    max_definition_bytes: int = _setting(
+        "AVAPD_MAX_DEFINITION_BYTES", parse=_integer(_KIB, _GIB), default=16 * _MIB,
+        help="rows with more code or interface are skipped and counted",
+    )
+    max_catalog_bytes: int = _setting(
+        "AVAPD_MAX_CATALOG_BYTES", parse=_integer(_KIB, 64 * _GIB), default=_GIB,
+        help="a larger table is refused as a whole, before it is fetched",
+    )
+    log_level: str = _setting(
+        "AVAPD_LOG_LEVEL", parse=_choice("DEBUG", "INFO", "WARN", "ERROR"), default="INFO", help="lowest level that is logged"
+    )
+
+    @property
+    def development(self) -> bool:
+        """Readable logs, reflection, short keys."""
+        return self.environment == "development"
+
+    def warnings(self) -> list[str]:
+        """What is allowed but should not stay so."""
+        found = []
+        if any(key.lower() in SAMPLE_KEYS for key in self.api_keys):
+            found.append("API_KEY is a key from public samples: anyone can call this server")
+        if self.signing_key is not None and self.signing_key.lower() in SAMPLE_KEYS:
+            found.append("SIGNING_KEY is a key from public samples: anyone can sign packages")
+        return found
+
+
+def settings() -> dict[str, Setting]:
+    """The declarations by field name, in the order of the table."""
+    return {field.name: field.metadata["setting"] for field in dataclasses.fields(Config)}
+
+
+def load(environ: Mapping[str, str], overrides: Mapping[str, str] | None = None) -> Config:
+    """Read the settings from `environ`; `overrides` (field name → text, from flags) win.
+
+    Raises ConfigError that names every missing, malformed or contradictory setting at once.
+    """
+    overrides = overrides or {}
+    values: dict[str, Any] = {}
+    problems: list[str] = []
+    for name, setting in settings().items():
+        try:
+            text = _text(setting, environ, overrides.get(name))
+            if text is not None:
+                values[name] = setting.parse(text)
+            elif setting.default_text == "required":
+                or_file = f" (or {setting.variables[0]}_FILE)" if setting.secret else ""
+                problems.append(f"{setting.variables[0]}{or_file} is required and not set")
+        except ValueError as error:
+            problems.append(f"{setting.variables[0]} {error}")
+    problems += _contradictions(values)
+    if problems:
+        raise ConfigError(problems)
+    return Config(**values)
+
+
+def _text(setting: Setting, environ: Mapping[str, str], override: str | None) -> str | None:
+    """The text of a setting from flag, file or variable; a variable that is set but empty counts as unset."""
+    if override is not None:
+        return _read(override, setting.flag) if setting.secret else override
+    for variable in setting.variables:
+        value = environ.get(variable) or None
+        path = environ.get(f"{variable}_FILE") if setting.secret else None
+        if value and path:
+            raise ValueError(f"is set twice, as {variable} and as {variable}_FILE; keep one")
+        if path:
+            return _read(path, f"{variable}_FILE")
+        if value:
+            return value
+    return None
+
+
+def _read(path: str, named_by: str) -> str:
+    try:
+        text = Path(path).read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise ValueError(f"cannot be read: {named_by} names {path}: {reason}") from None
+    if not text:
+        raise ValueError(f"is empty: {named_by} names {path}")
+    return text
+
+
+def _contradictions(values: Mapping[str, Any]) -> list[str]:
+    found = []
+    short = any(len(key) < KEY_BYTES for key in values.get("api_keys", ()))
+    if short and values.get("environment", "production") != "development":
+        found.append(f"API_KEY is shorter than {KEY_BYTES} bytes; only AVAPD_ENV=development allows that")
+    if values.get("port", 50051) == values.get("admin_port", 9464):
+        found.append("PORT and AVAPD_ADMIN_PORT are the same")
+    if values.get("pre_drain_seconds", 1.0) > values.get("drain_seconds", 30.0):
+        found.append("AVAPD_PRE_DRAIN_SECONDS is longer than AVAPD_DRAIN_SECONDS")
+    return found
+
+
+def misspelt(environ: Mapping[str, str]) -> list[str]:
+    """A sentence for each `AVAPD_` variable that is none of ours but looks much like one.
+
+    Others are left alone: Kubernetes adds `AVAPD_…` variables of its own for a service called avapd.
+    """
+    known = [name for setting in settings().values() for name in (*setting.variables, f"{setting.variables[0]}_FILE")]
+    return [
+        f"{name} is not a setting; did you mean {close[0]}?"
+        for name in sorted(environ)
+        if name.startswith("AVAPD_") and name not in known
+        if (close := difflib.get_close_matches(name, known, n=1, cutoff=0.85))
+    ]
+
+
+def table() -> str:
+    """The settings as the Markdown table of the README."""
+    rows = ["| variable | default | meaning |", "|---|---|---|"]
+    for setting in settings().values():
+        names = " / ".join(f"`{name}`" for name in setting.variables)
+        if setting.secret:
+            names += f" (or `{setting.variables[0]}_FILE`)"
+        rows.append(f"| {names} | {setting.default_text} | {setting.help} |")
+    return "\n".join(rows)

@@ -1,0 +1,47 @@
+"""The listening sockets: one for each worker slot, all on one port, owned by the master.
+
+The kernel spreads new connections over the sockets of a SO_REUSEPORT group by a hash of the addresses (socket(7)). Since the master
+keeps each open, a connection that arrives while a slot's worker is being replaced waits in the accept queue and is not refused.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Final
+
+from avapd.errors import SocketError
+
+BACKLOG: Final = 4096  # the kernel takes the smaller of this and net.core.somaxconn
+
+
+def open_listeners(host: str, port: int, count: int) -> list[socket.socket]:
+    """Listening sockets for `count` slots. Raises SocketError when the address or the port cannot be had."""
+    host = host.strip("[]")
+    sockets: list[socket.socket] = []
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, _, _, _, address = found[0]
+        for _ in range(count):
+            sockets.append(_listen(family, address))
+            address = (address[0], sockets[0].getsockname()[1], *address[2:])
+    except OSError as error:
+        for sock in sockets:
+            sock.close()
+        raise SocketError(f"cannot listen on {host} port {port}: {error.strerror}") from None
+    return sockets
+
+
+def _listen(family: int, address: tuple[object, ...]) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:  # `[::]` means every address, IPv4 included
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        sock.bind(address)
+        sock.listen(BACKLOG)
+        sock.setblocking(False)
+    except OSError:
+        sock.close()
+        raise
+    return sock

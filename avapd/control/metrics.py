@@ -1,0 +1,122 @@
+"""Prometheus metrics (contract part 6), made at each scrape from the board and the poll. No label value comes from a client."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from avapd import __version__
+from avapd.control.poll import Poll
+from avapd.control.publisher import Publisher
+from avapd.control.supervisor import Supervisor
+from avapd.shared.board import BUCKETS, CONNECTIONS, METHODS, STATUSES, Board
+
+
+def registry(board: Board, poll: Poll, publisher: Publisher, supervisor: Supervisor, engine: str) -> CollectorRegistry:
+    """Everything that `/metrics` shows: ours, and the library's of the master process."""
+    made = CollectorRegistry()
+    for collector in (ProcessCollector, PlatformCollector, GCCollector):
+        collector(registry=made)
+    made.register(_Avapd(board, poll, publisher, supervisor, engine))
+    return made
+
+
+class _Avapd(Collector):
+    def __init__(
+        self, board: Board, poll: Poll, publisher: Publisher, supervisor: Supervisor, engine: str
+    ) -> None:
+        self._board = board
+        self._poll = poll
+        self._publisher = publisher
+        self._supervisor = supervisor
+        self._engine = engine
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing in advance; the registry then asks `collect` only when it is scraped."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._calls()
+        yield from self._catalog()
+        yield from self._polls()
+        yield from self._workers()
+        build = InfoMetricFamily("avap_build", "Version of avapd and what it runs on")
+        build.add_metric([], {"version": __version__, "python": platform.python_version(), "engine": self._engine})
+        yield build
+
+    def _calls(self) -> Iterator[Metric]:
+        rows = self._board.all()
+        requests = CounterMetricFamily(
+            "avap_requests", "Finished calls, by the HTTP-like status of their gRPC code", labels=("method", "status")
+        )
+        durations = HistogramMetricFamily(
+            "avap_request_duration_seconds", "Time in the server, from the whole request to the answer", labels=("method",)
+        )
+        for method, name in enumerate(METHODS):
+            by_status = [sum(counts) for counts in zip(*(row.requests(method) for row in rows), strict=True)]
+            for status, count in zip(STATUSES, by_status, strict=True):
+                requests.add_metric((name, str(status)), count)
+            timed = [row.durations(method) for row in rows]
+            per_bucket = [sum(counts) for counts in zip(*(counts for counts, _ in timed), strict=True)]
+            cumulative, total = [], 0
+            for bound, count in zip((*map(str, BUCKETS), "+Inf"), per_bucket, strict=True):
+                total += count
+                cumulative.append((bound, total))
+            durations.add_metric((name,), cumulative, sum(seconds for _, seconds in timed))
+        yield requests
+        yield durations
+
+    def _catalog(self) -> Iterator[Metric]:
+        current = self._publisher.current
+        yield GaugeMetricFamily("avap_cache_size", "Definitions in RAM", len(current.view) if current else 0)
+        yield GaugeMetricFamily("avap_generation", "Generation that is served, 0 for none", self._publisher.generation)
+        yield GaugeMetricFamily("avap_snapshot_bytes", "Size of the snapshot", current.size if current else 0)
+        times = self._poll.times
+        for name, value, meaning in (
+            ("attempt", times.attempt, "the source was last asked"),
+            ("check", times.check, "the source last answered well"),
+            ("change", times.change, "the content last changed"),
+            ("activation", times.activation, "the workers last took a new snapshot"),
+        ):
+            yield GaugeMetricFamily(f"avap_last_{name}_timestamp_seconds", f"When {meaning}, 0 for never", value)
+        age = time.time() - times.check if times.check else float("nan")
+        yield GaugeMetricFamily("avap_catalog_age_seconds", "Time since the source last answered well", age)
+        rejected = GaugeMetricFamily(
+            "avap_definitions_rejected", "Rows that are not served, or not as they stand", labels=("reason",)
+        )
+        for reason, count in self._poll.rejected.items():
+            rejected.add_metric((reason,), count)
+        yield rejected
+
+    def _polls(self) -> Iterator[Metric]:
+        results = CounterMetricFamily("avap_sync", "Reads of the source, by what came of them", labels=("result",))
+        for result, count in self._poll.results.items():
+            results.add_metric((result,), count)
+        yield results
+        yield GaugeMetricFamily("avap_sync_duration_seconds", "How long the last read took", self._poll.duration_last)
+        yield GaugeMetricFamily("avap_database_up", "Whether the last read reached the database", int(self._poll.source_up))
+
+    def _workers(self) -> Iterator[Metric]:
+        up = GaugeMetricFamily("avap_worker_up", "Whether the slot has a worker that serves", labels=("worker",))
+        generation = GaugeMetricFamily("avap_worker_generation", "Generation the worker serves", labels=("worker",))
+        restarts = CounterMetricFamily("avap_worker_restarts", "Workers that died", labels=("worker",))
+        connections = GaugeMetricFamily("avap_connections", "Open client connections", labels=("worker",))
+        for slot in self._supervisor.slots:
+            label = (str(slot.number),)
+            up.add_metric(label, int(slot.worker is not None and slot.worker.serving))
+            generation.add_metric(label, slot.worker.generation if slot.worker is not None else 0)
+            restarts.add_metric(label, slot.restarts)
+            rows = (self._board.row(2 * slot.number), self._board.row(2 * slot.number + 1))
+            connections.add_metric(label, sum(row[CONNECTIONS] for row in rows))
+        yield from (up, generation, restarts, connections)

@@ -1,0 +1,180 @@
+"""The publisher: packs a catalog into a snapshot and brings it to every worker.
+
+Rules (architecture.md 3, reliability.md R5, R7, R13)
+- One worker gets a new generation first, the others only after its ack. A worker that rejects it or dies on it stops the roll-out:
+  the old generation stays everywhere, and the next poll tries again. One that is merely silent is passed over; the watchdog sees to it.
+- The master never waits for a worker: each has at most one unacknowledged Load; what comes meanwhile is kept back, newest wins.
+- Generations only rise. A worker that starts gets the current one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from typing import Final, NamedTuple
+
+from avapd.control.catalog import Catalog
+from avapd.control.encode import messages
+from avapd.control.worker import Worker
+from avapd.errors import SnapshotError
+from avapd.log import Log
+from avapd.shared import memory, snapshot
+from avapd.shared.channel import Ack, Load, Reject
+from avapd.shared.snapshot import View
+
+# How long a worker may take to ack before it counts as silent: one that runs, and one that is still booting.
+_ACK_SECONDS: Final = 1.0
+_BOOT_SECONDS: Final = 10.0
+# Verifying takes time in proportion: SHA-256 runs at a few hundred MB/s on the slowest machines.
+_ACK_BYTES_PER_SECOND: Final = 100_000_000
+_ROLL_OUT_SECONDS: Final = 5.0
+
+
+class Snapshot:
+    """A sealed arena with its descriptor, as long as the master needs it."""
+
+    def __init__(self, fd: int, size: int) -> None:
+        self.fd = fd
+        self.size = size
+        self.view = View(memory.map_sealed(fd, size))
+
+    @classmethod
+    def build(cls, generation: int, catalog: Catalog) -> Snapshot:
+        """Pack and seal. Raises OSError when the host has no memory or descriptors for it."""
+        fd = memory.create("avapd-snapshot")
+        try:
+            header = snapshot.pack(fd, generation, len(catalog), messages(catalog))
+            return cls(fd, header.arena_size)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def close(self) -> None:
+        """Let go of it; workers that map it keep their own hold."""
+        self.view.close()
+        os.close(self.fd)
+
+
+class Changes(NamedTuple):
+    """How one snapshot differs from the one before it."""
+
+    added: int
+    changed: int
+    removed: int
+
+
+def changes(before: View | None, after: View) -> Changes:
+    """Compare two snapshots; nothing before means that everything is added."""
+    if before is None:
+        return Changes(len(after), 0, 0)
+    added = changed = 0
+    for key, definition in after.messages():
+        old = before.get(key)
+        if old is None:
+            added += 1
+        elif old != definition:
+            changed += 1
+    return Changes(added, changed, len(before) - (len(after) - added))
+
+
+class Publisher:
+    """Knows the workers and the snapshot they should serve."""
+
+    def __init__(self, log: Log) -> None:
+        self.current: Snapshot | None = None
+        self._log = log
+        self._workers: list[Worker] = []
+        self._offer: tuple[Worker, asyncio.Future[str]] | None = None
+        self._acked = asyncio.Event()
+
+    @property
+    def generation(self) -> int:
+        """The generation that is being served, 0 for none."""
+        return self.current.view.generation if self.current is not None else 0
+
+    # --- workers come and go ----------------------------------------------------------------------------
+
+    def join(self, worker: Worker) -> None:
+        """A worker was started: it gets the current snapshot."""
+        self._workers.append(worker)
+        self._bring_up_to_date(worker)
+
+    def leave(self, worker: Worker) -> None:
+        """A worker is gone."""
+        self._workers.remove(worker)
+        self._answer(worker, "the worker died on it")
+        self._acked.set()
+
+    def acked(self, worker: Worker, ack: Ack) -> None:
+        """A worker serves a generation."""
+        worker.generation = ack.generation
+        self._answer(worker, "")
+        self._acked.set()
+        self._bring_up_to_date(worker)
+
+    def rejected(self, worker: Worker, reject: Reject) -> None:
+        """A worker keeps what it had."""
+        worker.sent = worker.generation
+        self._answer(worker, reject.reason)
+        self._acked.set()
+
+    def _answer(self, worker: Worker, reason: str) -> None:
+        if self._offer is not None and self._offer[0] is worker and not self._offer[1].done():
+            self._offer[1].set_result(reason)
+
+    def _bring_up_to_date(self, worker: Worker) -> None:
+        if self.current is not None and worker.sent < self.generation and worker.sent == worker.generation:
+            self._send(worker, self.current)
+
+    def _send(self, worker: Worker, snap: Snapshot) -> None:
+        worker.sent = snap.view.generation
+        worker.send(Load(generation=snap.view.generation, size=snap.size), snap.fd)
+
+    # --- publishing -------------------------------------------------------------------------------------
+
+    async def publish(self, snap: Snapshot) -> None:
+        """Bring a snapshot to every worker: first to one, after its ack to the rest.
+
+        Returns when all have acked, or after a few seconds without the laggards. Takes over `snap`. Raises SnapshotError when
+        the roll-out was stopped; everyone then serves what was served before.
+        """
+        await self._try_first(snap)
+        before, self.current = self.current, snap
+        for worker in self._workers:
+            self._bring_up_to_date(worker)
+        try:
+            async with asyncio.timeout(_ROLL_OUT_SECONDS):
+                while any(worker.generation < self.generation for worker in self._workers):
+                    self._acked.clear()
+                    await self._acked.wait()
+        except TimeoutError:
+            late = [worker.slot for worker in self._workers if worker.generation < self.generation]
+            self._log.warn("Workers Late", generation=self.generation, workers=late)
+        finally:
+            if before is not None:
+                before.close()
+
+    async def _try_first(self, snap: Snapshot) -> None:
+        """Wait for one worker's verdict on the snapshot; without any worker that answers there is none."""
+        patience = _ACK_SECONDS + snap.size / _ACK_BYTES_PER_SECOND
+        for worker in sorted(self._workers, key=lambda worker: (not worker.serving, worker.slot)):
+            if worker.sent != worker.generation:
+                continue  # busy with an older one
+            verdict: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+            self._offer = (worker, verdict)
+            self._send(worker, snap)
+            try:
+                boot_left = 0.0 if worker.booted else _BOOT_SECONDS - (time.monotonic() - worker.started_at)
+                async with asyncio.timeout(patience + max(0.0, boot_left)):
+                    reason = await verdict
+            except TimeoutError:
+                self._log.warn("Worker Silent", worker=worker.slot, generation=snap.view.generation)
+                continue
+            finally:
+                self._offer = None
+            if not reason:
+                return
+            worker.sent = worker.generation
+            snap.close()
+            raise SnapshotError(f"worker {worker.slot}: {reason}")

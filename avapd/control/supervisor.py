@@ -1,0 +1,307 @@
+"""The supervisor: keeps one live worker in every slot.
+
+What happens to a worker, and what follows:
+
+    exits or is killed          its slot's socket is lent to a serving worker at once; a new worker starts, at once if the old one had
+                                been able to start, else after a back-off (0.5 s doubling to 5 s, ±20 %)
+    silent for `silence`        SIGABRT (its stack goes to stderr), then SIGKILL 0.25 s later; then as above
+    cannot start, five times    when that is true of every slot and nobody serves: CrashLoopError, exit 70
+    is replaced (SIGUSR2)       a new one starts in the slot's other row, on the same socket; once it serves, the old one drains
+
+Nothing here waits for a worker. As PID 1, strangers that were orphaned to us are reaped with our own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import socket
+import time
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from avapd.control.worker import Worker
+from avapd.errors import ChannelError, CrashLoopError
+from avapd.log import Log
+from avapd.shared.board import Board, State
+from avapd.shared.channel import Ack, Adopt, Booted, Drain, Keys, Message, Reject, Release, Start
+
+TICK_SECONDS: Final = 0.1
+BOOT_SECONDS: Final = 10.0
+_ABORT_SECONDS: Final = 0.25
+# The master itself was stopped or starved: the workers' heartbeats are judged only after it caught up.
+_OWN_PAUSE_SECONDS: Final = 1.0
+_BACKOFF_FIRST: Final = 0.5
+_BACKOFF_MOST: Final = 5.0
+_CRASHES_MOST: Final = 5
+# Dying so soon after the start is a failed start too, unless somebody killed it.
+_EARLY_SECONDS: Final = 5.0
+
+
+class Audience(Protocol):
+    """Who wants to know of workers: the publisher."""
+
+    def join(self, worker: Worker) -> None:
+        """A worker was started."""
+
+    def leave(self, worker: Worker) -> None:
+        """A worker is gone."""
+
+    def acked(self, worker: Worker, ack: Ack) -> None:
+        """A worker serves a generation."""
+
+    def rejected(self, worker: Worker, reject: Reject) -> None:
+        """A worker refused a generation."""
+
+
+class Slot:
+    """A place for a worker: a listening socket, a CPU, two rows of the board."""
+
+    def __init__(self, number: int, listener: socket.socket) -> None:
+        self.number = number
+        self.listener = listener
+        self.worker: Worker | None = None
+        self.adopter: Worker | None = None
+        self.restarts = 0
+        self.failures = 0
+        self.start_at = 0.0
+
+
+class Supervisor:
+    """Starts, watches, replaces and stops the workers of all slots.
+
+    `describe(slot, row)` makes the Start message of a new worker, with all that may have changed since the last.
+    """
+
+    def __init__(
+        self,
+        board: Board,
+        listeners: list[socket.socket],
+        describe: Callable[[int, int], Start],
+        environ: dict[str, str],
+        audience: Audience,
+        log: Log,
+        silence_seconds: float,
+    ) -> None:
+        self.slots = [Slot(number, listener) for number, listener in enumerate(listeners)]
+        self._board = board
+        self._describe = describe
+        self._environ = environ
+        self._audience = audience
+        self._log = log
+        self._silence_seconds = silence_seconds
+        self._workers: dict[int, Worker] = {}  # by pid, the replaced and draining ones included
+        self._stopping = False
+        self._changed = asyncio.Event()
+        self._judge_after = 0.0
+
+    @property
+    def workers(self) -> list[Worker]:
+        """All live workers."""
+        return list(self._workers.values())
+
+    @property
+    def serving(self) -> int:
+        """How many slots have a worker that serves."""
+        return sum(slot.worker is not None and slot.worker.serving for slot in self.slots)
+
+    async def run(self) -> None:
+        """Fill the slots and keep them filled. Raises CrashLoopError."""
+        last = time.monotonic()
+        while True:
+            now = time.monotonic()
+            if now - last > _OWN_PAUSE_SECONDS:
+                self._judge_after = now + self._silence_seconds
+            last = now
+            if not self._stopping:
+                for slot in self.slots:
+                    if slot.worker is None and now >= slot.start_at:
+                        self._start(slot, row=2 * slot.number)
+                for worker in self.workers:
+                    self._watch(worker, now)
+            await asyncio.sleep(TICK_SECONDS)
+
+    # --- starting ---------------------------------------------------------------------------------------
+
+    def _start(self, slot: Slot, row: int) -> Worker | None:
+        try:
+            start = self._describe(slot.number, row)
+            worker = Worker(start, self._board.row(row), self._board.fd, slot.listener, self._environ)
+        except OSError as error:
+            self._fail(slot, f"cannot start a process: {error.strerror}")
+            return None
+        self._workers[worker.pid] = worker
+        slot.worker = worker
+        asyncio.get_running_loop().add_reader(worker.channel.fileno(), self._read, worker)
+        self._audience.join(worker)
+        self._log.debug("Worker Started", worker=slot.number, worker_pid=worker.pid)
+        return worker
+
+    def _fail(self, slot: Slot, reason: str) -> None:
+        """Count a failed start and set the time of the next."""
+        slot.failures += 1
+        delay = min(_BACKOFF_MOST, _BACKOFF_FIRST * 2 ** (slot.failures - 1)) * random.uniform(0.8, 1.2)  # noqa: S311
+        slot.start_at = time.monotonic() + delay
+        self._log.error(
+            "Worker Cannot Start", worker=slot.number, reason=reason, failures=slot.failures, retry_in=round(delay, 2)
+        )
+        if self.serving == 0 and all(other.failures >= _CRASHES_MOST for other in self.slots):
+            raise CrashLoopError(f"no worker could start, {_CRASHES_MOST} times each: {reason}")
+
+    # --- listening --------------------------------------------------------------------------------------
+
+    def _read(self, worker: Worker) -> None:
+        try:
+            arrived = worker.channel.receive()
+        except (EOFError, OSError):
+            asyncio.get_running_loop().remove_reader(worker.channel.fileno())
+            return
+        except ChannelError as error:
+            self._log.error("Worker Talks Nonsense", worker=worker.slot, reason=str(error))
+            worker.signal(signal.SIGKILL)
+            asyncio.get_running_loop().remove_reader(worker.channel.fileno())
+            return
+        for message, _ in arrived:
+            self._hear(worker, message)
+
+    def _hear(self, worker: Worker, message: Message) -> None:
+        slot = self.slots[worker.slot]
+        match message:
+            case Booted():
+                worker.booted = True
+                if not worker.sent:
+                    self._succeed(slot, worker)
+            case Ack():
+                self._succeed(slot, worker)
+                self._audience.acked(worker, message)
+            case Reject():
+                self._audience.rejected(worker, message)
+            case _:
+                self._log.error("Unexpected Message", worker=worker.slot, message=type(message).__name__)
+        self._changed.set()
+
+    def _succeed(self, slot: Slot, worker: Worker) -> None:
+        worker.ready = True
+        if slot.adopter is not None and slot.worker is worker:
+            slot.adopter.send(Release(slot=slot.number))
+            slot.adopter = None
+
+    # --- watching ---------------------------------------------------------------------------------------
+
+    def _watch(self, worker: Worker, now: float) -> None:
+        """Deliver what waits, and end a worker whose event loop no longer turns."""
+        if worker.channel.pending:
+            try:
+                worker.channel.flush()
+            except OSError:
+                return  # gone; SIGCHLD tells
+        if worker.aborted_at is not None:
+            if now - worker.aborted_at > _ABORT_SECONDS:
+                worker.signal(signal.SIGKILL)
+            return
+        booting = worker.state in {State.ABSENT, State.BOOTING}
+        allowed = BOOT_SECONDS if booting else self._silence_seconds
+        if worker.silent_for(now) > allowed and now > self._judge_after:
+            self._log.error(
+                "Worker Silent, Killing", worker=worker.slot, worker_pid=worker.pid, seconds=round(worker.silent_for(now), 2)
+            )
+            worker.aborted_at = now
+            worker.signal(signal.SIGABRT)
+
+    def reap(self) -> None:
+        """Collect every child that has ended: ours are replaced, strangers are only collected."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            worker = self._workers.pop(pid, None)
+            if worker is not None:
+                self._bury(worker, os.waitstatus_to_exitcode(status))
+
+    def _bury(self, worker: Worker, code: int) -> None:
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(worker.channel.fileno())
+        age = time.monotonic() - worker.started_at
+        worker.bury(code)
+        self._audience.leave(worker)
+        self._changed.set()
+        slot = self.slots[worker.slot]
+        if self._stopping or slot.worker is not worker:
+            return  # it was told to go
+        slot.worker = None
+        slot.restarts += 1
+        for other in self.slots:
+            if other.adopter is worker:
+                other.adopter = None
+        reason = signal.Signals(-code).name if code < 0 else f"exit {code}"
+        if worker.ready and (code == -signal.SIGKILL or age > _EARLY_SECONDS):
+            slot.failures = 0
+            self._log.error("Worker Died", worker=slot.number, worker_pid=worker.pid, reason=reason)
+            slot.start_at = 0.0
+            self._start(slot, row=2 * slot.number)
+        else:
+            self._fail(slot, reason)
+        self._lend_sockets()
+
+    def _lend_sockets(self) -> None:
+        """Let a serving worker accept for each slot that has none that serves."""
+        serving = [slot.worker for slot in self.slots if slot.worker is not None and slot.worker.serving]
+        for slot in self.slots:
+            if serving and slot.adopter is None and (slot.worker is None or not slot.worker.ready):
+                slot.adopter = serving[slot.number % len(serving)]
+                slot.adopter.send(Adopt(slot=slot.number), slot.listener.fileno())
+
+    # --- told by the operator -----------------------------------------------------------------------------
+
+    def send_keys(self, keys: Keys) -> None:
+        """Tell every worker which keys to accept."""
+        for worker in self.workers:
+            worker.send(keys)
+
+    async def replace_all(self, drain_seconds: float) -> None:
+        """Replace the workers one by one: the new one serves before the old one stops taking connections."""
+        for slot in self.slots:
+            old = slot.worker
+            if old is None or not old.serving:
+                continue
+            new = self._start(slot, row=old.row_number ^ 1)
+            if new is None or not await self._wait_for(lambda new=new: new.serving or new.pid not in self._workers, BOOT_SECONDS):  # type: ignore[misc]
+                self._log.error("Replacement Stopped", worker=slot.number)
+                return
+            old.send(Drain(at_once=True))
+            if not await self._wait_for(lambda old=old: old.pid not in self._workers, drain_seconds + 1):  # type: ignore[misc]
+                old.signal(signal.SIGKILL)
+        self._log.info("Workers Replaced", workers=len(self.slots))
+
+    async def stop(self, drain_seconds: float) -> None:
+        """Drain every worker, then end who has not gone after `drain_seconds` and a second."""
+        self._stopping = True
+        for slot in self.slots:
+            slot.listener.close()  # the workers hold theirs until their pre-drain is over
+        for worker in self.workers:
+            worker.send(Drain(at_once=False))
+        if not await self._wait_for(lambda: not self._workers, drain_seconds + 1):
+            self.kill_all()
+            await self._wait_for(lambda: not self._workers, 1.0)
+
+    def kill_all(self) -> None:
+        """End every worker at once."""
+        for worker in self.workers:
+            self._log.warn("Worker Killed", worker=worker.slot, worker_pid=worker.pid)
+            worker.signal(signal.SIGKILL)
+
+    async def _wait_for(self, condition: Callable[[], bool], seconds: float) -> bool:
+        """Wait until a condition on the workers holds; False when it does not in time."""
+        try:
+            async with asyncio.timeout(seconds):
+                while not condition():
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            return False
+        return True

@@ -1,0 +1,1 @@
+"""The worker process: serves from RAM. It knows no database and imports nothing that does."""

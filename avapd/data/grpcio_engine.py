@@ -1,0 +1,190 @@
+"""The engine on grpcio: `grpc.aio` on uvloop, raw bytes in and out, the service decides what they mean.
+
+Health is grpcio-health-checking's servicer with `List` added and Watch streams that end when the worker drains (else each of them
+would hold the drain up to its last second). Reflection exists in development only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health_aio
+
+from avapd.data.auth import Keyring
+from avapd.data.grpcio_listener import Door
+from avapd.data.process import open_files
+from avapd.data.service import DENIED, OK, SERVICE, Answer, Service, unimplemented
+from avapd.shared.board import METHODS, STATUS_OF_CODE, STATUSES, Row
+from avapd.shared.channel import Start
+
+_CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
+_COLUMN: Final = {code: STATUSES.index(status) for code, status in STATUS_OF_CODE.items()}
+_CANCELLED: Final = STATUSES.index(499)
+_WARM_CALLS: Final = 20
+_SERVING: Final = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no types
+    """Routes by the exact bytes of the path to handlers made once."""
+
+    def __init__(self, service: Service, keyring: Callable[[], Keyring], row: Row) -> None:
+        self._row = row
+        self._keyring = keyring
+        self._handlers = {
+            f"/{SERVICE}/{name}": grpc.unary_unary_rpc_method_handler(self._unary(METHODS.index(name), method))
+            for name, method in service.methods.items()
+        }
+        self._unknown = METHODS.index("unknown")
+
+    def service(self, details: Any) -> Any:
+        handler = self._handlers.get(details.method)
+        if handler is None and not details.method.startswith(("/grpc.health.", "/grpc.reflection.")):
+            return grpc.stream_stream_rpc_method_handler(self._refuse(details.method))
+        return handler
+
+    def _unary(self, method: int, serve: Callable[[bytes], Answer]) -> Any:
+        count, keyring, clock = self._row.count, self._keyring, time.perf_counter_ns
+
+        async def call(request: bytes, context: Any) -> bytes:
+            began = clock()
+            answer = serve(request) if keyring().allows(context.invocation_metadata()) else DENIED
+            if answer.code == OK:
+                count(method, 0, clock() - began)
+                return answer.payload
+            count(method, _COLUMN[answer.code], clock() - began)
+            await context.abort(_CODES[answer.code], answer.message)
+            raise AssertionError("abort raises")
+
+        return call
+
+    def _refuse(self, path: str) -> Any:
+        answer = unimplemented(path)
+
+        async def call(_requests: Any, context: Any) -> None:
+            self._row.count(self._unknown, _COLUMN[answer.code], 0)
+            await context.abort(_CODES[answer.code], answer.message)
+
+        return call
+
+
+class _Health(health_aio.HealthServicer):  # type: ignore[misc]  # grpcio has no types
+    """Check and Watch of the library, plus List; `end_watches` ends the streams."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._watches: set[asyncio.Task[None]] = set()
+
+    async def Watch(self, request: Any, context: Any) -> None:  # noqa: N802
+        watch = asyncio.ensure_future(super().Watch(request, context))
+        self._watches.add(watch)
+        try:
+            await asyncio.wait({watch})
+        finally:
+            self._watches.discard(watch)
+            watch.cancel()
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "Server is shutting down")
+
+    async def List(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802
+        statuses = {
+            name: health_pb2.HealthCheckResponse(status=status) for name, status in self._server_status.items()
+        }
+        return health_pb2.HealthListResponse(statuses=statuses)
+
+    def end_watches(self) -> None:
+        for watch in self._watches:
+            watch.cancel()
+
+
+class GrpcioEngine:
+    """Serves a `Service` through doors; see grpcio_listener.py for what a door is."""
+
+    def __init__(self, service: Service, keyring: Callable[[], Keyring], row: Row, start: Start) -> None:
+        self._server = grpc.aio.server(
+            options=[
+                ("grpc.so_reuseport", 0),
+                ("grpc.max_receive_message_length", start.max_request_bytes),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.max_metadata_size", start.max_header_bytes),
+                ("grpc.absolute_max_metadata_size", start.max_header_bytes),
+                ("grpc.max_concurrent_streams", start.max_streams),
+            ]
+        )
+        self._health = _Health()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        if start.environment == "development":
+            _add_reflection(self._server)
+        self._server.add_generic_rpc_handlers((_Calls(service, keyring, row),))
+        # One for each slot, since any may have to be adopted, and one for the warm-up.
+        self._doors = [Door(self._server) for _ in range(start.slots + 1)]
+        self._open: dict[int, tuple[Door, socket.socket]] = {}
+        self._idle_files = 0
+
+    async def start(self) -> None:
+        """Start serving; no door is open yet."""
+        await self._server.start()
+        self._idle_files = open_files()
+
+    def open(self, slot: int, listener: socket.socket) -> None:
+        """Accept connections of a slot; the engine closes `listener` when the door is shut."""
+        if slot in self._open:
+            self.shut(slot)
+        door = self._doors.pop()
+        door.open(listener)
+        self._open[slot] = (door, listener)
+
+    def shut(self, slot: int) -> None:
+        """Accept no more connections of a slot."""
+        if slot in self._open:
+            door, listener = self._open.pop(slot)
+            door.shut()
+            listener.close()
+            self._doors.append(door)
+
+    def connections(self) -> int:
+        """Open connections; every descriptor above those of an idle server is one."""
+        return max(0, open_files() - self._idle_files - len(self._open))
+
+    async def set_health(self, name: str, serving: bool) -> None:
+        """Set the status of a health service name."""
+        await self._health.set(name, _SERVING if serving else _NOT_SERVING)
+
+    async def warm_up(self) -> None:
+        """A round of real calls over loopback, through a door of our own, so that the first client finds everything in place."""
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            listener.setblocking(False)
+            door = self._doors[-1]
+            door.open(listener)
+            host, port = listener.getsockname()
+            async with grpc.aio.insecure_channel(f"{host}:{port}", options=[("grpc.enable_http_proxy", 0)]) as channel:
+                check = health_pb2_grpc.HealthStub(channel).Check
+                for _ in range(_WARM_CALLS):
+                    await check(health_pb2.HealthCheckRequest(service="liveness"), timeout=5)
+            door.shut()
+
+    async def drain(self) -> None:
+        """Say NOT_SERVING under every name, for good."""
+        await self._health.enter_graceful_shutdown()
+
+    async def stop(self, seconds: float) -> None:
+        """Shut every door, send GOAWAY, wait for calls in flight, at most `seconds`; then end them."""
+        for slot in list(self._open):
+            self.shut(slot)
+        self._health.end_watches()
+        await self._server.stop(seconds)
+
+
+def _add_reflection(server: Any) -> None:
+    from grpc_reflection.v1alpha import reflection  # noqa: PLC0415  # in development only
+
+    from avapd.pb import avap_pb2  # noqa: PLC0415  # its import registers the descriptors
+
+    names = (*avap_pb2.DESCRIPTOR.services_by_name.values(), *health_pb2.DESCRIPTOR.services_by_name.values())
+    reflection.enable_server_reflection((*(name.full_name for name in names), reflection.SERVICE_NAME), server)

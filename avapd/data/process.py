@@ -1,0 +1,51 @@
+"""What a worker asks of its host: a CPU of its own, descriptors, no core dumps, quiet sockets."""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+import socket
+from typing import Final
+
+from avapd.log import Log
+
+ENOUGH_FILES: Final = 65_536
+
+
+def pin(cpu: int, log: Log) -> None:
+    """Keep this process on one CPU. Where that is not allowed (a smaller cpuset, macOS) it runs anywhere, with a WARN."""
+    try:
+        os.sched_setaffinity(0, {cpu})
+    except (OSError, AttributeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not supported here"
+        log.warn("Worker not pinned", cpu=cpu, error=reason)
+
+
+def raise_limits(log: Log) -> None:
+    """Open files up to the hard limit; no core dumps, which would hold the catalog."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if hard != resource.RLIM_INFINITY and hard < ENOUGH_FILES:
+        log.warn("Few open files allowed", limit=hard, wanted=ENOUGH_FILES, hint="raise ulimit -Hn")
+
+
+def open_files() -> int:
+    """How many descriptors this process has open."""
+    return len(os.listdir("/proc/self/fd")) - 1
+
+
+def tune(listener: socket.socket) -> None:
+    """Options that accepted connections inherit: no Nagle delay, dead peers noticed within about 30 s."""
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for option, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 30_000)):
+        if hasattr(socket, option):
+            listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+
+
+def freeze_heap() -> None:
+    """Take everything that start-up made out of the collector's sight: it will live as long as the process."""
+    gc.collect()
+    gc.freeze()

@@ -1,0 +1,106 @@
+"""What the rpcs of DefinitionEngine mean: request bytes in, answer bytes and status out.
+
+No engine, no I/O, no protobuf library: both engines run this service and the same tests hold for both. The caller has checked the key
+before it comes here. One reference, `view`, is the whole state; `swap` replaces it between two calls, so every answer belongs to
+one generation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from avapd.data.request import check_empty, name_in
+from avapd.shared.snapshot import View, key_of
+
+SERVICE: Final = "avap.DefinitionEngine"
+# A name this long stands in the answer as it is; trailers must stay small, clients refuse more than 8 KiB.
+_NAME_SHOWN: Final = 256
+
+# Status codes (https://grpc.github.io/grpc/core/md_doc_statuscodes.html).
+OK: Final = 0
+NOT_FOUND: Final = 5
+RESOURCE_EXHAUSTED: Final = 8
+UNIMPLEMENTED: Final = 12
+INTERNAL: Final = 13
+UNAVAILABLE: Final = 14
+UNAUTHENTICATED: Final = 16
+
+
+class Answer(NamedTuple):
+    """A status code with its message, and the serialized response when the code is OK."""
+
+    code: int
+    message: str
+    payload: bytes
+
+
+DENIED: Final = Answer(UNAUTHENTICATED, "Invalid Credentials", b"")
+_NOT_LOADED: Final = Answer(UNAVAILABLE, "No catalog loaded yet", b"")
+_BAD_REQUEST: Final = Answer(INTERNAL, "Request is not a valid avap.CommandRequest", b"")
+_BAD_EMPTY: Final = Answer(INTERNAL, "Request is not a valid avap.Empty", b"")
+
+
+def unimplemented(path: str) -> Answer:
+    """The answer to a method nobody serves."""
+    return Answer(UNIMPLEMENTED, f"Method '{_cut(path)}' not found", b"")
+
+
+class Service:
+    """The catalog a worker serves. `max_answer_bytes` bounds a unary answer."""
+
+    def __init__(self, max_answer_bytes: int) -> None:
+        self.view: View | None = None
+        self._max_answer_bytes = max_answer_bytes
+        self.methods: Final[dict[str, Callable[[bytes], Answer]]] = {
+            "GetCommand": self.get_command,
+            "SyncCatalog": self.sync_catalog,
+        }
+
+    def swap(self, view: View) -> View | None:
+        """Serve `view` from now on; the view that was served before."""
+        before, self.view = self.view, view
+        return before
+
+    def get_command(self, request: bytes) -> Answer:
+        """GetCommand: request is a serialized CommandRequest, payload a serialized CommandResponse."""
+        view = self.view
+        if view is None:
+            return _NOT_LOADED
+        # A canonical request is the key itself; see shared/snapshot.py.
+        payload = view.get(request)
+        if payload is None:
+            try:
+                name = name_in(request)
+            except ValueError:
+                return _BAD_REQUEST
+            payload = view.get(key_of(name))
+            if payload is None:
+                return Answer(NOT_FOUND, f"Command '{_cut(name)}' not found", b"")
+        if len(payload) > self._max_answer_bytes:
+            return self._too_large(len(payload))
+        return Answer(OK, "", payload)
+
+    def sync_catalog(self, request: bytes) -> Answer:
+        """SyncCatalog: request is a serialized Empty, payload a serialized CatalogResponse."""
+        view = self.view
+        if view is None:
+            return _NOT_LOADED
+        try:
+            check_empty(request)
+        except ValueError:
+            return _BAD_EMPTY
+        if view.answer_size > self._max_answer_bytes:
+            return self._too_large(view.answer_size)
+        return Answer(OK, "", view.answer())
+
+    def _too_large(self, size: int) -> Answer:
+        return Answer(
+            RESOURCE_EXHAUSTED,
+            f"The answer has {size} bytes, the maximum is {self._max_answer_bytes}; use StreamCatalog",
+            b"",
+        )
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _NAME_SHOWN else f"{text[:_NAME_SHOWN]}…"

@@ -1,0 +1,216 @@
+"""The worker: one process, one CPU, one catalog in mapped memory.
+
+Its life is a straight line; the state is on the board for the master to see:
+
+    BOOTING ──engine up──► WAITING ──Load: map, verify, swap, warm up, ack──► SERVING ──Drain/SIGTERM──► DRAINING ──► exit 0
+                              ▲ health answers NOT_SERVING                     │ Load: the same again, answers go on
+                                                                               │ master gone: `orphan_seconds`, then drain
+
+The port is opened when there is something to serve. Only at a cold start without a database it is opened before, so that probes
+hear NOT_SERVING. The heartbeat is written by the event loop that serves: when the loop hangs, the heartbeat stops.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import signal
+import socket
+import time
+from typing import Final
+
+from avapd.data import process
+from avapd.data.auth import Keyring
+from avapd.data.grpcio_engine import GrpcioEngine
+from avapd.data.link import Link
+from avapd.data.service import SERVICE, Service
+from avapd.errors import Exit, SnapshotError
+from avapd.log import Log
+from avapd.shared import board as words
+from avapd.shared.board import Board, State
+from avapd.shared.channel import Ack, Adopt, Booted, Channel, Drain, Keys, Load, Message, Reject, Release, Start
+from avapd.shared.snapshot import View
+
+HEARTBEAT_SECONDS: Final = 0.1
+# Descriptors are counted every so many heartbeats.
+_COUNT_EVERY: Final = 10
+# Definitions looked up in a new snapshot before it is served.
+_LOOK_UPS: Final = 16
+FRESHNESS: Final = "avapd.freshness"
+LIVENESS: Final = "liveness"
+
+
+async def serve(start: Start, descriptors: list[int], channel: Channel, more: list[tuple[Message, list[int]]]) -> int:
+    """Be a worker until told to stop; the exit code. `more` are messages that came together with Start."""
+    worker = Worker(start, *descriptors, channel)
+    for message, its_descriptors in more:
+        worker.handle(message, its_descriptors)
+    return await worker.run()
+
+
+class Worker:
+    """A worker as its Start message describes it."""
+
+    def __init__(self, start: Start, board_fd: int, listener_fd: int, channel: Channel) -> None:
+        """Wire the parts; needs the running loop. Takes over both descriptors."""
+        self._start = start
+        self._log = Log(
+            "worker", level=start.log_level, readable=start.environment == "development", worker=start.slot
+        )
+        self._board = Board(board_fd, start.rows)
+        self._row = self._board.row(start.row)
+        self._row.clear_gauges()
+        self._row[words.PID] = os.getpid()
+        self._row[words.HEARTBEAT] = time.monotonic_ns()
+        self._row[words.STATE] = State.BOOTING
+        self._listener: socket.socket | None = socket.socket(fileno=listener_fd)
+        self._keyring = Keyring(start.key_digests)
+        self._service = Service(start.max_answer_bytes)
+        self._engine = GrpcioEngine(self._service, lambda: self._keyring, self._row, start)
+        self._link = Link(channel, self.handle, self._orphaned)
+        self._wanted: tuple[Load, int] | None = None
+        self._arrived = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._pre_drain = True
+        self._fresh = False
+
+    async def run(self) -> int:
+        """Serve until told to stop; the exit code."""
+        process.pin(self._start.cpu, self._log)
+        process.raise_limits(self._log)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._stop.set)
+        await self._engine.start()
+        await self._engine.set_health(LIVENESS, serving=True)
+        for name in ("", SERVICE, FRESHNESS):
+            await self._engine.set_health(name, serving=False)
+        if not self._start.catalog:
+            self._open_port()
+        self._row[words.STATE] = State.WAITING
+        self._link.send(Booted())
+        tasks = [asyncio.create_task(work()) for work in (self._beat, self._load_newest, self._stop.wait)]
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()  # only the wait for the stop ever ends well
+        await self._drain()
+        for task in tasks:
+            task.cancel()
+        self._row[words.STATE] = State.ABSENT
+        self._log.debug("Worker Stopped")
+        self._log.close()
+        return Exit.OK
+
+    def _open_port(self) -> None:
+        if self._listener is not None:
+            process.tune(self._listener)
+            self._engine.open(self._start.slot, self._listener)
+            self._listener = None
+
+    # --- heartbeat ----------------------------------------------------------------------------------------
+
+    async def _beat(self) -> None:
+        for beat in itertools.count():
+            self._row[words.HEARTBEAT] = time.monotonic_ns()
+            if beat % _COUNT_EVERY == 0:
+                self._row[words.CONNECTIONS] = self._engine.connections()
+            checked = self._board[words.CHECKED]
+            fresh = bool(checked) and time.monotonic_ns() - checked < self._board[words.FRESH_FOR]
+            if fresh != self._fresh:
+                self._fresh = fresh
+                await self._engine.set_health(FRESHNESS, serving=fresh)
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+
+    # --- messages from the master ---------------------------------------------------------------------------
+
+    def handle(self, message: Message, descriptors: list[int]) -> None:
+        """Act on a message at once; only a Load is left for the task that loads."""
+        match message:
+            case Load():
+                if self._wanted is not None:  # newest wins: what was overtaken is not even mapped
+                    os.close(self._wanted[1])
+                self._wanted = (message, descriptors[0])
+                self._arrived.set()
+            case Adopt(slot=slot):
+                self._engine.open(slot, socket.socket(fileno=descriptors[0]))
+            case Release(slot=slot):
+                self._engine.shut(slot)
+            case Keys(key_digests=digests):
+                self._keyring = Keyring(digests)
+            case Drain(at_once=at_once):
+                self._pre_drain = not at_once
+                self._stop.set()
+            case _:
+                self._log.error("Unexpected Message", message=type(message).__name__)
+
+    def _orphaned(self, reason: str) -> None:
+        if not self._stop.is_set():
+            seconds = self._start.orphan_seconds
+            self._log.warn("Master Lost", reason=reason, serving_for_seconds=seconds)
+            asyncio.get_running_loop().call_later(seconds, self._stop.set)
+
+    # --- loading --------------------------------------------------------------------------------------------
+
+    async def _load_newest(self) -> None:
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            if self._wanted is not None:
+                (load, fd), self._wanted = self._wanted, None
+                await self._load(load, fd)
+
+    async def _load(self, load: Load, fd: int) -> None:
+        """Map, verify, swap, ack; or keep what is served and say why."""
+        began = time.monotonic()
+        try:
+            # In a thread: SHA-256 lets go of the interpreter, so calls are answered meanwhile.
+            view = await asyncio.get_running_loop().run_in_executor(None, View.open, fd, load.size)
+            self._check(view, load)
+        except (SnapshotError, OSError) as error:
+            reason = str(error) if isinstance(error, SnapshotError) else f"{type(error).__name__}: {error.strerror}"
+            self._log.error("Snapshot Rejected", generation=load.generation, reason=reason)
+            self._link.send(Reject(generation=load.generation, reason=reason))
+            return
+        finally:
+            os.close(fd)
+        before = self._service.swap(view)
+        self._row[words.GENERATION] = view.generation
+        if before is None:
+            await self._begin_serving()
+        else:
+            before.close()
+        seconds = time.monotonic() - began
+        self._log.debug("Snapshot Loaded", generation=view.generation, count=len(view), seconds=round(seconds, 4))
+        self._link.send(Ack(generation=view.generation, seconds=seconds))
+
+    def _check(self, view: View, load: Load) -> None:
+        """Raise SnapshotError unless the arena is the announced one, newer than ours, and answers look-ups."""
+        if view.generation != load.generation:
+            raise SnapshotError(f"the arena is of generation {view.generation}, {load.generation} was announced")
+        current = self._service.view
+        if current is not None and view.generation <= current.generation:
+            raise SnapshotError(f"generation {view.generation} is not newer than {current.generation}")
+        for key, definition in itertools.islice(view.messages(), _LOOK_UPS):
+            if view.get(key) != definition:
+                raise SnapshotError("a definition is not found through the index")
+
+    async def _begin_serving(self) -> None:
+        await self._engine.warm_up()
+        process.freeze_heap()
+        for name in ("", SERVICE):
+            await self._engine.set_health(name, serving=True)
+        self._row[words.STATE] = State.SERVING
+        self._open_port()
+
+    # --- the end --------------------------------------------------------------------------------------------
+
+    async def _drain(self) -> None:
+        """NOT_SERVING first, while connections are still taken; then no more connections; then the calls in flight."""
+        self._row[words.STATE] = State.DRAINING
+        await self._engine.drain()
+        left = self._start.drain_seconds
+        if self._pre_drain:
+            await asyncio.sleep(self._start.pre_drain_seconds)
+            left -= self._start.pre_drain_seconds
+        if self._listener is not None:
+            self._listener.close()
+        await self._engine.stop(max(0.0, left))

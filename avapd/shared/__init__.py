@@ -1,0 +1,1 @@
+"""Formats and channels that master and workers share. No policy."""

@@ -1,0 +1,239 @@
+"""The channel between master and worker: small messages, with file descriptors beside them, over a socketpair.
+
+Frame: length uint32 little-endian | JSON object `{"is": <message name>, …its fields}`. The descriptors of a message travel
+as SCM_RIGHTS with its first byte (unix(7)); `DESCRIPTORS` says how many belong to each. The kernel never merges bytes
+across such a boundary in one receive, and they arrive in order, so a plain queue pairs them up again.
+
+End of stream is how each side learns that the other is gone, however it died.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import socket
+import struct
+from collections import deque
+from typing import Final
+
+import orjson
+
+from avapd.errors import ChannelError
+
+_LENGTH: Final = struct.Struct("<I")
+MAX_MESSAGE: Final = 1 << 20
+_CLOEXEC: Final = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """First message to a worker: who it is and how it serves. Descriptors: the board, the slot's listening socket.
+
+    Keys travel as SHA-256 digests (hex): a worker can check a key and cannot tell one. `catalog` says that a Load
+    follows at once, so that the port is opened only when there is something to serve.
+    """
+
+    slot: int
+    row: int
+    rows: int
+    slots: int
+    cpu: int
+    engine: str
+    environment: str
+    log_level: str
+    key_digests: list[str]
+    catalog: bool
+    orphan_seconds: float
+    pre_drain_seconds: float
+    drain_seconds: float
+    max_answer_bytes: int
+    max_request_bytes: int
+    max_header_bytes: int
+    max_streams: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """Serve this snapshot. Descriptor: the sealed arena of `size` bytes."""
+
+    generation: int
+    size: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Keys:
+    """Accept these keys and no others, from now on."""
+
+    key_digests: list[str]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Adopt:
+    """Accept connections of a slot whose worker is missing as well. Descriptor: its listening socket."""
+
+    slot: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """The slot has a worker of its own again."""
+
+    slot: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Drain:
+    """Stop: NOT_SERVING, pre-drain, no new connections, finish what is in flight, exit 0.
+
+    `at_once` leaves the pre-drain out: the slot's socket has another worker already, so nobody has to be warned.
+    """
+
+    at_once: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Booted:
+    """From a worker: the engine runs, a catalog may come."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Ack:
+    """From a worker: it serves this generation, after `seconds` of mapping and verifying."""
+
+    generation: int
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Reject:
+    """From a worker: it goes on with what it had, because of `reason`."""
+
+    generation: int
+    reason: str
+
+
+Message = Start | Load | Keys | Adopt | Release | Drain | Booted | Ack | Reject
+_MESSAGES: Final = {kind.__name__: kind for kind in (Start, Load, Keys, Adopt, Release, Drain, Booted, Ack, Reject)}
+DESCRIPTORS: Final = {"Start": 2, "Load": 1, "Adopt": 1}
+
+
+def encode(message: Message) -> bytes:
+    """A message as a frame."""
+    body = orjson.dumps({"is": type(message).__name__, **dataclasses.asdict(message)})
+    return _LENGTH.pack(len(body)) + body
+
+
+def decode(body: bytes) -> Message:
+    """A frame's body as a message. Raises ChannelError when it is none."""
+    try:
+        fields = orjson.loads(body)
+        return _MESSAGES[fields.pop("is")](**fields)
+    except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
+        raise ChannelError(f"not a message ({type(error).__name__}): {body[:80]!r}") from None
+
+
+class Channel:
+    """One end of the socketpair, non-blocking. The owner watches `fileno` and calls `receive` and `flush`."""
+
+    def __init__(self, end: socket.socket) -> None:
+        end.setblocking(False)
+        self._end = end
+        self._buffer = bytearray()
+        self._descriptors: deque[int] = deque()
+        self._unsent: deque[tuple[bytes, tuple[int, ...]]] = deque()
+
+    @classmethod
+    def pair(cls) -> tuple[Channel, socket.socket]:
+        """Our end, and the end to hand to the other process."""
+        ours, theirs = socket.socketpair()
+        return cls(ours), theirs
+
+    def fileno(self) -> int:
+        """The descriptor to watch."""
+        return self._end.fileno()
+
+    def send(self, message: Message, *descriptors: int) -> None:
+        """Send, or keep for `flush` when the other side does not read; never waits.
+
+        Descriptors are duplicated, the caller's stay open. Raises OSError when the other side is gone.
+        """
+        if len(descriptors) != DESCRIPTORS.get(type(message).__name__, 0):
+            raise ChannelError(f"{type(message).__name__} goes with other descriptors")
+        self._unsent.append((encode(message), tuple(os.dup(fd) for fd in descriptors)))
+        self.flush()
+
+    @property
+    def pending(self) -> bool:
+        """Whether the other side has left messages unread for so long that some wait here."""
+        return bool(self._unsent)
+
+    def flush(self) -> None:
+        """Send what waits, as far as the other side reads. Raises OSError when it is gone."""
+        while self._unsent:
+            frame, descriptors = self._unsent[0]
+            try:
+                sent = socket.send_fds(self._end, [frame], list(descriptors))
+            except BlockingIOError:
+                return
+            except OSError:
+                self._drop_unsent()
+                raise
+            for fd in descriptors:
+                os.close(fd)
+            if sent < len(frame):
+                self._unsent[0] = (frame[sent:], ())
+            else:
+                self._unsent.popleft()
+
+    def receive(self) -> list[tuple[Message, list[int]]]:
+        """The messages that have arrived, with their descriptors, now the caller's to close.
+
+        Raises EOFError when the other side is gone and everything it sent was returned before, and ChannelError.
+        """
+        ended = False
+        while True:
+            try:
+                data, descriptors, _flags, _address = socket.recv_fds(self._end, 65536, 8, _CLOEXEC)
+            except BlockingIOError:
+                break
+            except ConnectionResetError:
+                data, descriptors = b"", []
+            self._descriptors.extend(descriptors)
+            if not data:
+                ended = True
+                break
+            self._buffer += data
+        messages = self._frames()
+        if ended and not messages:
+            raise EOFError
+        return messages
+
+    def _frames(self) -> list[tuple[Message, list[int]]]:
+        messages: list[tuple[Message, list[int]]] = []
+        while len(self._buffer) >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._buffer)
+            if length > MAX_MESSAGE:
+                raise ChannelError(f"a message of {length} bytes")
+            end = _LENGTH.size + length
+            if len(self._buffer) < end:
+                break
+            message = decode(bytes(self._buffer[_LENGTH.size : end]))
+            del self._buffer[:end]
+            count = DESCRIPTORS.get(type(message).__name__, 0)
+            if len(self._descriptors) < count:
+                raise ChannelError(f"{type(message).__name__} came without its descriptors")
+            messages.append((message, [self._descriptors.popleft() for _ in range(count)]))
+        return messages
+
+    def _drop_unsent(self) -> None:
+        for _frame, descriptors in self._unsent:
+            for fd in descriptors:
+                os.close(fd)
+        self._unsent.clear()
+
+    def close(self) -> None:
+        """Close our end and every descriptor nobody took."""
+        self._drop_unsent()
+        while self._descriptors:
+            os.close(self._descriptors.popleft())
+        self._end.close()
