@@ -91,9 +91,7 @@ def _serve(
     log.info("CONFIG OK", port=settings.port, admin_port=settings.admin_port, refresh_seconds=settings.refresh_seconds)
 
     async def run() -> Exit:
-        master = Master(
-            settings, log, reload=reload, require_database=require_database, on_serving=on_serving
-        )
+        master = Master(settings, log, reload=reload, require_database=require_database, on_serving=on_serving)
         return await master.run()
 
     try:
@@ -153,7 +151,11 @@ def _target_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--json", "as_json", is_flag=True, help="JSON instead of text."),
         click.option("--timeout", default=10.0, show_default=True, help="Seconds to wait for an answer."),
         click.option(
-            "--target", envvar="AVAPD_TARGET", default="127.0.0.1:50051", show_default=True, help="host:port of the server."
+            "--target",
+            envvar="AVAPD_TARGET",
+            default="127.0.0.1:50051",
+            show_default=True,
+            help="host:port of the server.",
         ),
     ):
         command = option(command)
@@ -205,7 +207,9 @@ def list_(target: str, timeout: float, as_json: bool) -> None:
     with _client(target, timeout) as client:
         catalog = client.catalog()
     if as_json:
-        _echo_json([{"name": d.name, "type": d.type, "bytes": len(d.code), "hash": d.hash} for d in catalog.definitions])
+        _echo_json(
+            [{"name": d.name, "type": d.type, "bytes": len(d.code), "hash": d.hash} for d in catalog.definitions]
+        )
         return
     rows = [(d.name, d.type, str(len(d.code)), d.hash[:12]) for d in catalog.definitions]
     _echo_table(("name", "type", "bytes", "hash"), rows)
@@ -232,7 +236,9 @@ def sync(target: str, timeout: float, as_json: bool) -> None:
 
 
 @cli.command()
-@click.option("--service", default="", help="Health service name: '', avap.DefinitionEngine, liveness, avapd.freshness.")
+@click.option(
+    "--service", default="", help="Health service name: '', avap.DefinitionEngine, liveness, avapd.freshness."
+)
 @_target_options
 def health(service: str, target: str, timeout: float, as_json: bool) -> int:
     """Ask for the health of a service; exit 0 only when it is SERVING (a container health check)."""

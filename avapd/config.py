@@ -42,8 +42,12 @@ class Setting(NamedTuple):
 
 
 def _setting(
-    *variables: str, help: str, parse: Callable[[str], Any] = str, default: Any = _REQUIRED,  # noqa: A002
-    shown: str | None = None, secret: bool = False,
+    *variables: str,
+    help: str,  # noqa: A002  # the field's name in click and argparse too
+    parse: Callable[[str], Any] = str,
+    default: Any = _REQUIRED,
+    shown: str | None = None,
+    secret: bool = False,
 ) -> Any:
     text = "required" if default is _REQUIRED else shown if shown is not None else str(default)
     metadata = {"setting": Setting(variables, parse, help, text, secret)}
@@ -114,15 +118,19 @@ _KIB, _MIB, _GIB = 1 << 10, 1 << 20, 1 << 30
 class Config:
     """Everything an operator can set. Sizes are in bytes, times in seconds."""
 
-    database_url: str = _setting(
-        "DATABASE_URL", parse=_database_url, secret=True, help="PostgreSQL connection string"
-    )
+    database_url: str = _setting("DATABASE_URL", parse=_database_url, secret=True, help="PostgreSQL connection string")
     api_keys: tuple[str, ...] = _setting(
-        "API_KEY", parse=_api_keys, secret=True,
-        help="key of the clients, or several separated by commas (for rotation); at least 16 bytes each outside development",
+        "API_KEY",
+        parse=_api_keys,
+        secret=True,
+        help="key of the clients, or several separated by commas (for rotation); 16 bytes or more outside development",
     )
     signing_key: str | None = _setting(
-        "SIGNING_KEY", "AVAP_INTERNAL_KEY", default=None, shown="unset", secret=True,
+        "SIGNING_KEY",
+        "AVAP_INTERNAL_KEY",
+        default=None,
+        shown="unset",
+        secret=True,
         help="when set, `code` is a package signed with this key",
     )
     host: str = _setting("AVAPD_HOST", default="[::]", help="address of the gRPC port; `[::]` is IPv6 and IPv4")
@@ -131,20 +139,32 @@ class Config:
         "UV_THREADPOOL_SIZE", parse=_integer(1, 1024), default=64, help="libuv thread pool, read by uvloop"
     )
     environment: str = _setting(
-        "AVAPD_ENV", "NODE_ENV", parse=_choice(*ENVIRONMENTS), default="production",
+        "AVAPD_ENV",
+        "NODE_ENV",
+        parse=_choice(*ENVIRONMENTS),
+        default="production",
         help="`production`, `staging`, `test` or `development` (readable logs, reflection, short keys)",
     )
     workers: int = _setting(
-        "AVAPD_WORKERS", parse=_integer(1, 256), default=0, shown="usable CPUs",
+        "AVAPD_WORKERS",
+        parse=_integer(1, 256),
+        default=0,
+        shown="usable CPUs",
         help="worker processes; by default the CPUs that affinity and the cgroup CPU quota leave",
     )
     engine: str = _setting("AVAPD_ENGINE", parse=_choice(*ENGINES), default="grpcio", help="`grpcio`")
     refresh_seconds: float = _setting(
-        "AVAPD_REFRESH_SECONDS", parse=_seconds(0.05, 86_400), default=60.0, shown="60",
+        "AVAPD_REFRESH_SECONDS",
+        parse=_seconds(0.05, 86_400),
+        default=60.0,
+        shown="60",
         help="time between two polls of the table",
     )
     database_seconds: float = _setting(
-        "AVAPD_DATABASE_SECONDS", parse=_seconds(0.1, 600), default=10.0, shown="10",
+        "AVAPD_DATABASE_SECONDS",
+        parse=_seconds(0.1, 600),
+        default=10.0,
+        shown="10",
         help="the one deadline of a poll, over connect, queries and close",
     )
     database_schema: str = _setting(
@@ -152,50 +172,77 @@ class Config:
     )
     admin_host: str = _setting("AVAPD_ADMIN_HOST", default="127.0.0.1", help="address of the admin port")
     admin_port: int = _setting(
-        "AVAPD_ADMIN_PORT", parse=_integer(1, 65535), default=9464,
+        "AVAPD_ADMIN_PORT",
+        parse=_integer(1, 65535),
+        default=9464,
         help="HTTP: `/metrics`, `/livez`, `/readyz`, `/status`",
     )
     drain_seconds: float = _setting(
-        "AVAPD_DRAIN_SECONDS", parse=_seconds(0, 3600), default=30.0, shown="30",
+        "AVAPD_DRAIN_SECONDS",
+        parse=_seconds(0, 3600),
+        default=30.0,
+        shown="30",
         help="longest wait for calls in flight on SIGTERM",
     )
     pre_drain_seconds: float = _setting(
-        "AVAPD_PRE_DRAIN_SECONDS", parse=_seconds(0, 600), default=1.0, shown="1",
+        "AVAPD_PRE_DRAIN_SECONDS",
+        parse=_seconds(0, 600),
+        default=1.0,
+        shown="1",
         help="time between NOT_SERVING and the closing of the listener; part of the drain",
     )
     orphan_seconds: float = _setting(
-        "AVAPD_ORPHAN_SECONDS", parse=_seconds(0, 3600), default=15.0, shown="15",
+        "AVAPD_ORPHAN_SECONDS",
+        parse=_seconds(0, 3600),
+        default=15.0,
+        shown="15",
         help="how long workers go on serving when the master is gone, before they drain",
     )
     silence_seconds: float = _setting(
-        "AVAPD_SILENCE_SECONDS", parse=_seconds(0.5, 600), default=2.4, shown="2.4",
-        help="a worker without a heartbeat for so long gets SIGABRT, then SIGKILL; with the respawn it is replaced within 3 s",
+        "AVAPD_SILENCE_SECONDS",
+        parse=_seconds(0.5, 600),
+        default=2.4,
+        shown="2.4",
+        help="a worker without a heartbeat for so long gets SIGABRT, then SIGKILL; it is replaced within 3 s",
     )
     max_answer_bytes: int = _setting(
-        "AVAPD_MAX_ANSWER_BYTES", parse=_integer(_KIB, _GIB), default=32 * _MIB,
+        "AVAPD_MAX_ANSWER_BYTES",
+        parse=_integer(_KIB, _GIB),
+        default=32 * _MIB,
         help="largest unary answer; beyond it RESOURCE_EXHAUSTED",
     )
     max_request_bytes: int = _setting(
-        "AVAPD_MAX_REQUEST_BYTES", parse=_integer(256, 4 * _MIB), default=64 * _KIB,
+        "AVAPD_MAX_REQUEST_BYTES",
+        parse=_integer(256, 4 * _MIB),
+        default=64 * _KIB,
         help="largest request message; beyond it RESOURCE_EXHAUSTED",
     )
     max_header_bytes: int = _setting(
-        "AVAPD_MAX_HEADER_BYTES", parse=_integer(4 * _KIB, _MIB), default=16 * _KIB,
+        "AVAPD_MAX_HEADER_BYTES",
+        parse=_integer(4 * _KIB, _MIB),
+        default=16 * _KIB,
         help="largest request header list; beyond it RESOURCE_EXHAUSTED",
     )
     max_streams: int = _setting(
         "AVAPD_MAX_STREAMS", parse=_integer(1, 100_000), default=100, help="concurrent calls per connection"
     )
     max_definition_bytes: int = _setting(
-        "AVAPD_MAX_DEFINITION_BYTES", parse=_integer(_KIB, _GIB), default=16 * _MIB,
+        "AVAPD_MAX_DEFINITION_BYTES",
+        parse=_integer(_KIB, _GIB),
+        default=16 * _MIB,
         help="rows with more code or interface are skipped and counted",
     )
     max_catalog_bytes: int = _setting(
-        "AVAPD_MAX_CATALOG_BYTES", parse=_integer(_KIB, 64 * _GIB), default=_GIB,
+        "AVAPD_MAX_CATALOG_BYTES",
+        parse=_integer(_KIB, 64 * _GIB),
+        default=_GIB,
         help="a larger table is refused as a whole, before it is fetched",
     )
     log_level: str = _setting(
-        "AVAPD_LOG_LEVEL", parse=_choice("DEBUG", "INFO", "WARN", "ERROR"), default="INFO", help="lowest level that is logged"
+        "AVAPD_LOG_LEVEL",
+        parse=_choice("DEBUG", "INFO", "WARN", "ERROR"),
+        default="INFO",
+        help="lowest level that is logged",
     )
 
     @property

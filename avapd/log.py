@@ -99,9 +99,7 @@ class Log:
     def bind(self, **fields: object) -> Log:
         """The same log with more fields on every line."""
         level = LEVELS[self._threshold]
-        return Log(
-            self._role, level=level, readable=self._readable, sink=self._sink, **{**self._fields, **fields}
-        )
+        return Log(self._role, level=level, readable=self._readable, sink=self._sink, **{**self._fields, **fields})
 
     def debug(self, msg: str, **fields: object) -> None:
         """What a developer wants to know."""

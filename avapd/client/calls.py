@@ -1,13 +1,13 @@
 """Calls to a definition server, synchronous and typed.
 
-    with Client("127.0.0.1:50051", key) as client:
-        print(client.get("addVar").code.decode())
+with Client("127.0.0.1:50051", key) as client:
+    print(client.get("addVar").code.decode())
 """
 
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -61,7 +61,7 @@ class Client:
         self._timeout = timeout
 
     def get(self, name: str) -> Definition:
-        """One definition. Raises CallError: NOT_FOUND, UNAUTHENTICATED, UNAVAILABLE, …"""
+        """One definition. Raises CallError: NOT_FOUND, UNAUTHENTICATED, UNAVAILABLE and others."""
         request = avap_pb2.CommandRequest(name=name).SerializeToString()
         raw = self._call(_SERVICE + "GetCommand", request, self._metadata)
         return _definition(_decode(avap_pb2.CommandResponse, raw))
@@ -90,7 +90,7 @@ class Client:
         """Close the connection."""
         self._channel.close()
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

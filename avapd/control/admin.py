@@ -67,7 +67,11 @@ class Admin:
         if self.draining:
             return web.Response(status=503, text="draining\n")
         if self._supervisor.serving == 0:
-            why = "no worker serves" if self._publisher.current else f"no catalog yet: {self._poll.last_error or 'loading'}"
+            why = (
+                "no worker serves"
+                if self._publisher.current
+                else f"no catalog yet: {self._poll.last_error or 'loading'}"
+            )
             return web.Response(status=503, text=why + "\n")
         return web.Response(text=f"ok: {self._supervisor.serving} of {len(self._supervisor.slots)} workers serve\n")
 

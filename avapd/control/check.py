@@ -1,4 +1,4 @@
-"""`avapd check`: would this start, and would it hold? Each finding names what was looked at, how it is, and what to do."""
+"""`avapd check`: would this start, and would it hold? A finding names what was looked at, how it is, and what to do."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ WARN: Final = "warn"
 FAIL: Final = "fail"
 _COLUMNS: Final = ("id", "name", "interface", "type", "code")
 _ENOUGH_FILES: Final = 65_536
-# Measured by bench/memory.py: a worker's private memory, and the master's peak while it loads, in multiples of the catalog.
+# Measured by bench/memory.py: a worker's private memory, and the master's peak while it loads, in multiples of the
+# catalog.
 WORKER_BYTES: Final = 60 << 20
 MASTER_BYTES: Final = 100 << 20
 PEAK_FACTOR: Final = 3.5
@@ -90,10 +91,16 @@ def _catalog(config: Config, rows: Rows, workers: int) -> list[Finding]:
     # As shared/snapshot.py lays it out: header, index at most half full, records.
     size += HEADER_SIZE + (1 << max(3, (2 * len(catalog) - 1).bit_length())) * ENTRY.size
     findings = [
-        Finding("rows", OK if len(catalog) else WARN, f"{len(rows.functions)} rows, {len(catalog)} definitions, {_mib(size)}")
+        Finding(
+            "rows",
+            OK if len(catalog) else WARN,
+            f"{len(rows.functions)} rows, {len(catalog)} definitions, {_mib(size)}",
+        )
     ]
     findings += [
-        Finding("rows", WARN, f"{count} × {reason.replace('_', ' ')}") for reason, count in catalog.rejected.items() if count
+        Finding("rows", WARN, f"{count} x {reason.replace('_', ' ')}")
+        for reason, count in catalog.rejected.items()
+        if count
     ]
     if catalog.duplicates:
         shown = ", ".join(repr(name) for name in catalog.duplicates[:5])

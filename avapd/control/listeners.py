@@ -1,7 +1,8 @@
 """The listening sockets: one for each worker slot, all on one port, owned by the master.
 
-The kernel spreads new connections over the sockets of a SO_REUSEPORT group by a hash of the addresses (socket(7)). Since the master
-keeps each open, a connection that arrives while a slot's worker is being replaced waits in the accept queue and is not refused.
+The kernel spreads new connections over the sockets of a SO_REUSEPORT group by a hash of the addresses (socket(7)).
+Since the master keeps each open, a connection that arrives while a slot's worker is being replaced waits in the
+accept queue and is not refused.
 """
 
 from __future__ import annotations

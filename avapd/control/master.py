@@ -75,13 +75,13 @@ class Master:
         self._board[board.FRESH_FOR] = int(_FRESH_INTERVALS * config.refresh_seconds * 1e9)
         self._publisher = Publisher(log)
         self._supervisor = Supervisor(
-            self._board,
-            listeners,
-            self._describe,
-            environment(os.environ, config.threadpool),
-            self._publisher,
-            log,
-            config.silence_seconds,
+            board=self._board,
+            listeners=listeners,
+            describe=self._describe,
+            environ=environment(os.environ, config.threadpool),
+            audience=self._publisher,
+            log=log,
+            silence_seconds=config.silence_seconds,
         )
         self._poll = Poll(
             source_of(config),
@@ -164,8 +164,7 @@ class Master:
         if error is not None and self._require_database:
             raise error
         await self._poll.loaded.wait()
-        while self._supervisor.serving < self._count:
-            await asyncio.sleep(0.02)
+        await self._supervisor.all_serving()
         self._log.info("WORKERS OK", workers=self._count, cpus=self._cpus)
         self._log.info("SERVING", port=self._config.port, engine=self._config.engine, workers=self._count)
         if self._on_serving is not None:

@@ -1,4 +1,7 @@
-"""Prometheus metrics (contract part 6), made at each scrape from the board and the poll. No label value comes from a client."""
+"""Prometheus metrics (contract part 6), made at each scrape from the board and the poll.
+
+No label value comes from a client.
+"""
 
 from __future__ import annotations
 
@@ -33,9 +36,7 @@ def registry(board: Board, poll: Poll, publisher: Publisher, supervisor: Supervi
 
 
 class _Avapd(Collector):
-    def __init__(
-        self, board: Board, poll: Poll, publisher: Publisher, supervisor: Supervisor, engine: str
-    ) -> None:
+    def __init__(self, board: Board, poll: Poll, publisher: Publisher, supervisor: Supervisor, engine: str) -> None:
         self._board = board
         self._poll = poll
         self._publisher = publisher
@@ -61,7 +62,9 @@ class _Avapd(Collector):
             "avap_requests", "Finished calls, by the HTTP-like status of their gRPC code", labels=("method", "status")
         )
         durations = HistogramMetricFamily(
-            "avap_request_duration_seconds", "Time in the server, from the whole request to the answer", labels=("method",)
+            "avap_request_duration_seconds",
+            "Time in the server, from the whole request to the answer",
+            labels=("method",),
         )
         for method, name in enumerate(METHODS):
             by_status = [sum(counts) for counts in zip(*(row.requests(method) for row in rows), strict=True)]
@@ -105,7 +108,9 @@ class _Avapd(Collector):
             results.add_metric((result,), count)
         yield results
         yield GaugeMetricFamily("avap_sync_duration_seconds", "How long the last read took", self._poll.duration_last)
-        yield GaugeMetricFamily("avap_database_up", "Whether the last read reached the database", int(self._poll.source_up))
+        yield GaugeMetricFamily(
+            "avap_database_up", "Whether the last read reached the database", int(self._poll.source_up)
+        )
 
     def _workers(self) -> Iterator[Metric]:
         up = GaugeMetricFamily("avap_worker_up", "Whether the slot has a worker that serves", labels=("worker",))

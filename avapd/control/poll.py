@@ -1,7 +1,8 @@
 """The poll: reads the source at every interval, and publishes what is new. The poll is the truth.
 
-A failed read changes nothing but the times and counters below: the workers go on with what they have (fail open). It is tried again
-after 1 s, doubling up to the interval. All waits carry ±10 % jitter, so that instances do not move in step.
+A failed read changes nothing but the times and counters below: the workers go on with what they have (fail open). It
+is tried again after 1 s, doubling up to the interval. All waits carry ±10 % jitter, so that instances do not move in
+step.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ class Poll:
         self.times.attempt = time.time()
         try:
             result = await self._refresh(began)
-        except Exception as error:  # a bug of ours must not end the service either; it is told and counted
+        except Exception as error:  # noqa: BLE001  # a bug of ours must not end the service either; it is told and counted
             self._failures += 1
             return self._failed(error)
         finally:

@@ -1,9 +1,11 @@
 """The publisher: packs a catalog into a snapshot and brings it to every worker.
 
 Rules (architecture.md 3, reliability.md R5, R7, R13)
-- One worker gets a new generation first, the others only after its ack. A worker that rejects it or dies on it stops the roll-out:
-  the old generation stays everywhere, and the next poll tries again. One that is merely silent is passed over; the watchdog sees to it.
-- The master never waits for a worker: each has at most one unacknowledged Load; what comes meanwhile is kept back, newest wins.
+- One worker gets a new generation first, the others only after its ack. A worker that rejects it or dies on it stops
+  the roll-out: the old generation stays everywhere, and the next poll tries again. One that is merely silent is
+  passed over; the watchdog sees to it.
+- The master never waits for a worker: each has at most one unacknowledged Load; what comes meanwhile is kept back,
+  newest wins.
 - Generations only rise. A worker that starts gets the current one.
 """
 
@@ -136,8 +138,8 @@ class Publisher:
     async def publish(self, snap: Snapshot) -> None:
         """Bring a snapshot to every worker: first to one, after its ack to the rest.
 
-        Returns when all have acked, or after a few seconds without the laggards. Takes over `snap`. Raises SnapshotError when
-        the roll-out was stopped; everyone then serves what was served before.
+        Returns when all have acked, or after a few seconds without the laggards. Takes over `snap`. Raises
+        SnapshotError when the roll-out was stopped; everyone then serves what was served before.
         """
         await self._try_first(snap)
         before, self.current = self.current, snap

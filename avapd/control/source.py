@@ -1,11 +1,12 @@
 """The source: reads the two tables of contract part 2. The only module that knows asyncpg.
 
 Theory of operation
-- One fresh connection per read, thrown away with `terminate()`. It costs about 2 ms, and a connection that a frozen peer, a
-  PgBouncer or a failover has poisoned never lives to the next poll.
-- One deadline over everything: connect, queries, close. `asyncio.timeout` ends whatever is under way, `terminate` never waits.
-- One REPEATABLE READ READ ONLY transaction: both tables are read as of one moment. No start-up parameter but the application's
-  name and no named statement, so PgBouncer in transaction mode is fine.
+- One fresh connection per read, thrown away with `terminate()`. It costs about 2 ms, and a connection that a frozen
+  peer, a PgBouncer or a failover has poisoned never lives to the next poll.
+- One deadline over everything: connect, queries, close. `asyncio.timeout` ends whatever is under way, `terminate`
+  never waits.
+- One REPEATABLE READ READ ONLY transaction: both tables are read as of one moment. No start-up parameter but the
+  application's name and no named statement, so PgBouncer in transaction mode is fine.
 - Schema-qualified names and a fixed search_path: a table of the same name in another schema changes nothing.
 - Sizes are asked before rows travel, and a single oversized row is left on the server.
 
@@ -16,7 +17,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from typing import Any, Final, NamedTuple
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, NamedTuple, TypeVar
 
 import asyncpg
 
@@ -30,16 +32,20 @@ from avapd.errors import (
 )
 from avapd.log import printable
 
+T = TypeVar("T")
 TABLE: Final = "obex_dapl_functions"
 BYTECODE: Final = "avap_bytecode"
 _SIZES: Final = """
     SELECT count(*) AS rows,
-           coalesce(sum(octet_length(name)::bigint + coalesce(octet_length(interface), 0) + octet_length(code)), 0)::bigint AS bytes
+           coalesce(sum(octet_length(name)::bigint + coalesce(octet_length(interface), 0) + octet_length(code)),
+           0)::bigint AS bytes
     FROM {schema}.{table}"""
 _ROWS: Final = """
     SELECT id, name, type,
            CASE WHEN NOT large THEN interface END, CASE WHEN NOT large THEN code END, large
-    FROM (SELECT *, greatest(octet_length(interface), octet_length(code), 0) > $1 AS large FROM {schema}.{table}) AS sized"""
+    FROM (
+        SELECT *, greatest(octet_length(interface), octet_length(code), 0) > $1 AS large FROM {schema}.{table}
+    ) AS sized"""
 _COMPILED: Final = """
     SELECT command_name, bytecode, source_hash FROM {schema}.{table}
     WHERE bytecode IS NOT NULL AND octet_length(bytecode) <= $1"""
@@ -86,17 +92,13 @@ class Source:
 
         Raises SourceUnreachableError, SourceForbiddenError, SourceShapeError or CatalogTooLargeError.
         """
-
-        async def work(connection: Any) -> Rows:
-            return await self._read(connection, compiled=compiled)
-
-        return await self._run(work)
+        return await self._run(lambda connection: self._read(connection, compiled=compiled))
 
     async def describe(self) -> dict[str, Any]:
         """What `avapd check` shows of the source: version, role, rights, columns, row counts. Raises as `read` does."""
         return await self._run(self._describe)
 
-    async def _run(self, work: Any) -> Any:
+    async def _run(self, work: Callable[[Any], Awaitable[T]]) -> T:
         connection = None
         try:
             async with asyncio.timeout(self._seconds):
@@ -110,7 +112,7 @@ class Source:
                 async with connection.transaction(isolation="repeatable_read", readonly=True):
                     await connection.execute("SET LOCAL search_path = pg_catalog")
                     return await work(connection)
-        except Exception as error:  # translated, never swallowed
+        except Exception as error:  # noqa: BLE001  # translated, never swallowed
             raise _by_fault(error, self._seconds) from None
         finally:
             if connection is not None:

@@ -2,11 +2,12 @@
 
 What happens to a worker, and what follows:
 
-    exits or is killed          its slot's socket is lent to a serving worker at once; a new worker starts, at once if the old one had
-                                been able to start, else after a back-off (0.5 s doubling to 5 s, ±20 %)
-    silent for `silence`        SIGABRT (its stack goes to stderr), then SIGKILL 0.25 s later; then as above
-    cannot start, five times    when that is true of every slot and nobody serves: CrashLoopError, exit 70
-    is replaced (SIGUSR2)       a new one starts in the slot's other row, on the same socket; once it serves, the old one drains
+    exits or is killed        its slot's socket is lent to a serving worker at once; a new worker starts, at once
+                              if the old one had been able to start, else after a back-off (0.5 s to 5 s, ±20 %)
+    silent for `silence`      SIGABRT (its stack goes to stderr), then SIGKILL 0.25 s later; then as above
+    cannot start, five times  when that is true of every slot and nobody serves: CrashLoopError, exit 70
+    is replaced (SIGUSR2)     a new one starts in the slot's other row, on the same socket; once it serves,
+                              the old one drains
 
 Nothing here waits for a worker. As PID 1, strangers that were orphaned to us are reaped with our own.
 """
@@ -20,6 +21,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final, Protocol
 
 from avapd.control.worker import Worker
@@ -77,6 +79,7 @@ class Supervisor:
 
     def __init__(
         self,
+        *,
         board: Board,
         listeners: list[socket.socket],
         describe: Callable[[int, int], Start],
@@ -118,14 +121,16 @@ class Supervisor:
             if not self._stopping:
                 for slot in self.slots:
                     if slot.worker is None and now >= slot.start_at:
-                        self._start(slot, row=2 * slot.number)
+                        self._start(slot)
                 for worker in self.workers:
                     self._watch(worker, now)
             await asyncio.sleep(TICK_SECONDS)
 
     # --- starting ---------------------------------------------------------------------------------------
 
-    def _start(self, slot: Slot, row: int) -> Worker | None:
+    def _start(self, slot: Slot) -> Worker | None:
+        taken = {worker.row_number for worker in self.workers}
+        row = next(row for row in (2 * slot.number, 2 * slot.number + 1) if row not in taken)
         try:
             start = self._describe(slot.number, row)
             worker = Worker(start, self._board.row(row), self._board.fd, slot.listener, self._environ)
@@ -205,7 +210,10 @@ class Supervisor:
         allowed = BOOT_SECONDS if booting else self._silence_seconds
         if worker.silent_for(now) > allowed and now > self._judge_after:
             self._log.error(
-                "Worker Silent, Killing", worker=worker.slot, worker_pid=worker.pid, seconds=round(worker.silent_for(now), 2)
+                "Worker Silent, Killing",
+                worker=worker.slot,
+                worker_pid=worker.pid,
+                seconds=round(worker.silent_for(now), 2),
             )
             worker.aborted_at = now
             worker.signal(signal.SIGABRT)
@@ -233,17 +241,20 @@ class Supervisor:
         slot = self.slots[worker.slot]
         if self._stopping or slot.worker is not worker:
             return  # it was told to go
-        slot.worker = None
+        slot.worker = next((other for other in self.workers if other.slot == slot.number and other.serving), None)
         slot.restarts += 1
         for other in self.slots:
             if other.adopter is worker:
                 other.adopter = None
         reason = signal.Signals(-code).name if code < 0 else f"exit {code}"
+        if slot.worker is not None:  # its replacement failed: the one that was to be replaced stays
+            self._log.error("Worker Died", worker=slot.number, worker_pid=worker.pid, reason=reason)
+            return
         if worker.ready and (code == -signal.SIGKILL or age > _EARLY_SECONDS):
             slot.failures = 0
             self._log.error("Worker Died", worker=slot.number, worker_pid=worker.pid, reason=reason)
             slot.start_at = 0.0
-            self._start(slot, row=2 * slot.number)
+            self._start(slot)
         else:
             self._fail(slot, reason)
         self._lend_sockets()
@@ -269,14 +280,20 @@ class Supervisor:
             old = slot.worker
             if old is None or not old.serving:
                 continue
-            new = self._start(slot, row=old.row_number ^ 1)
-            if new is None or not await self._wait_for(lambda new=new: new.serving or new.pid not in self._workers, BOOT_SECONDS):  # type: ignore[misc]
+            new = self._start(slot)
+            if new is None or not await self._wait_for(partial(self._settled, new), BOOT_SECONDS) or not new.serving:
                 self._log.error("Replacement Stopped", worker=slot.number)
                 return
             old.send(Drain(at_once=True))
-            if not await self._wait_for(lambda old=old: old.pid not in self._workers, drain_seconds + 1):  # type: ignore[misc]
+            if not await self._wait_for(partial(self._gone, old), drain_seconds + 1):
                 old.signal(signal.SIGKILL)
         self._log.info("Workers Replaced", workers=len(self.slots))
+
+    def _gone(self, worker: Worker) -> bool:
+        return worker.pid not in self._workers
+
+    def _settled(self, worker: Worker) -> bool:
+        return worker.serving or self._gone(worker)
 
     async def stop(self, drain_seconds: float) -> None:
         """Drain every worker, then end who has not gone after `drain_seconds` and a second."""
@@ -294,6 +311,12 @@ class Supervisor:
         for worker in self.workers:
             self._log.warn("Worker Killed", worker=worker.slot, worker_pid=worker.pid)
             worker.signal(signal.SIGKILL)
+
+    async def all_serving(self) -> None:
+        """Return once every slot has a worker that serves."""
+        while self.serving < len(self.slots):
+            self._changed.clear()
+            await self._changed.wait()
 
     async def _wait_for(self, condition: Callable[[], bool], seconds: float) -> bool:
         """Wait until a condition on the workers holds; False when it does not in time."""

@@ -22,17 +22,15 @@ _KEPT_PREFIXES: Final = ("LC_", "PYTHON", "GRPC_")
 
 def environment(environ: Mapping[str, str], threadpool: int) -> dict[str, str]:
     """The environment of a worker."""
-    kept = {
-        name: value for name, value in environ.items() if name in _KEPT or name.startswith(_KEPT_PREFIXES)
-    }
+    kept = {name: value for name, value in environ.items() if name in _KEPT or name.startswith(_KEPT_PREFIXES)}
     return {**kept, "UV_THREADPOOL_SIZE": str(threadpool)}
 
 
 class Worker:
     """A process that holds a slot, from its start by exec to its burial.
 
-    `sent` is the newest generation it was given, `generation` the newest it acked. `ready` tells that it has booted and, when
-    there was something to load, loaded it: whatever it dies of later, it could start.
+    `sent` is the newest generation it was given, `generation` the newest it acked. `ready` tells that it has booted
+    and, when there was something to load, loaded it: whatever it dies of later, it could start.
     """
 
     def __init__(self, start: Start, row: Row, board_fd: int, listener: socket.socket, environ: dict[str, str]) -> None:

@@ -1,6 +1,7 @@
 """Start of a worker process: `python -m avapd.data FD worker-SLOT`, by the master alone.
 
-FD is the worker's end of the channel; everything else it needs comes through it. The second argument is for people who read `ps`.
+FD is the worker's end of the channel; everything else it needs comes through it. The second argument is for people
+who read `ps`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Who may call: the check of the client's key.
 
-The key is compared as a SHA-256 digest of its bytes with `hmac.compare_digest`: fixed length, no early end, no difference between
-a nearly right key and a wrong one, and no TypeError for what is not ASCII. Every accepted key is compared every time.
-Rules for what a client sends: `x-avap-auth` counts if it is there at all, else `authorization: Bearer`; the one that counts must
-be there exactly once. Fails closed: whatever is odd is a wrong key.
+The key is compared as a SHA-256 digest of its bytes with `hmac.compare_digest`: fixed length, no early end, no
+difference between a nearly right key and a wrong one, and no TypeError for what is not ASCII. Every accepted key is
+compared every time. Rules for what a client sends: `x-avap-auth` counts if it is there at all, else `authorization:
+Bearer`; the one that counts must be there exactly once. Fails closed: whatever is odd is a wrong key.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The engine on grpcio: `grpc.aio` on uvloop, raw bytes in and out, the service decides what they mean.
 
-Health is grpcio-health-checking's servicer with `List` added and Watch streams that end when the worker drains (else each of them
-would hold the drain up to its last second). Reflection exists in development only.
+Health is grpcio-health-checking's servicer with `List` added and Watch streams that end when the worker drains (else
+each of them would hold the drain up to its last second). Reflection exists in development only.
 """
 
 from __future__ import annotations
@@ -93,9 +93,7 @@ class _Health(health_aio.HealthServicer):  # type: ignore[misc]  # grpcio has no
         await context.abort(grpc.StatusCode.UNAVAILABLE, "Server is shutting down")
 
     async def List(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802
-        statuses = {
-            name: health_pb2.HealthCheckResponse(status=status) for name, status in self._server_status.items()
-        }
+        statuses = {name: health_pb2.HealthCheckResponse(status=status) for name, status in self._server_status.items()}
         return health_pb2.HealthListResponse(statuses=statuses)
 
     def end_watches(self) -> None:
@@ -157,7 +155,7 @@ class GrpcioEngine:
         await self._health.set(name, _SERVING if serving else _NOT_SERVING)
 
     async def warm_up(self) -> None:
-        """A round of real calls over loopback, through a door of our own, so that the first client finds everything in place."""
+        """A round of real calls through a door of our own, so that the first client finds everything in place."""
         with socket.create_server(("127.0.0.1", 0)) as listener:
             listener.setblocking(False)
             door = self._doors[-1]

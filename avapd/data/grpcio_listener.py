@@ -1,20 +1,21 @@
 """Doors: how a grpcio server accepts from a listening socket that somebody else owns.
 
-The master owns one listening socket per slot, so that a worker's death loses no connection: what is in the accept queue waits for
-the next worker. grpcio has no call to serve an existing socket. But a listener of its own is nothing more than a descriptor in
-an epoll set, and a descriptor can be pointed at another socket:
+The master owns one listening socket per slot, so that a worker's death loses no connection: what is in the accept
+queue waits for the next worker. grpcio has no call to serve an existing socket. But a listener of its own is nothing
+more than a descriptor in an epoll set, and a descriptor can be pointed at another socket:
 
-    1. let grpcio open a listener on an ephemeral loopback port;
-    2. find its descriptor, and in /proc/self/fdinfo the epoll registration (descriptor, events, the pointer grpcio wants back);
-    3. to open the door: take the registration out, dup2 the master's socket over the descriptor, put the registration back.
+    1. let grpcio open a listener on an ephemeral loopback port; 2. find its descriptor, and in /proc/self/fdinfo the
+    epoll registration (descriptor, events, the pointer grpcio wants back); 3. to open the door: take the registration
+    out, dup2 the master's socket over the descriptor, put the registration back.
 
-From then on grpcio accepts from the master's socket. The third step can be done at any time, also while serving, and is undone by
-pointing the descriptor at a *blank*, one end of a silent socketpair. Undoing it comes before the server stops: grpcio shuts its
-listeners down, and shutdown(2) on the master's socket would end it for every process that shares it. A door is blank from the
-beginning, so the ephemeral port is closed before anyone could call it.
+From then on grpcio accepts from the master's socket. The third step can be done at any time, also while serving, and
+is undone by pointing the descriptor at a *blank*, one end of a silent socketpair. Undoing it comes before the server
+stops: grpcio shuts its listeners down, and shutdown(2) on the master's socket would end it for every process that
+shares it. A door is blank from the beginning, so the ephemeral port is closed before anyone could call it.
 
-Linux only (procfs, epoll). Proved with grpcio 1.80 to 1.85 in tests/data/test_grpcio_listener.py; `Door` raises SocketError when a later
-grpcio no longer works this way, so a worker then fails at boot, with words, and never serves half.
+Linux only (procfs, epoll). Proved with grpcio 1.80 to 1.85 in tests/data/test_grpcio_listener.py; `Door` raises
+SocketError when a later grpcio no longer works this way, so a worker then fails at boot, with words, and never serves
+half.
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ class Door:
     def _point_at(self, sock: socket.socket) -> None:
         epoll, events, data = self._registration
         event = ctypes.byref(_Event(events, data))
-        # Out first: the registration belongs to the open socket, not to the number, and the socket may live on elsewhere.
+        # Out first: the registration belongs to the open socket, not to the number, and the socket may live on
+        # elsewhere.
         self._libc.epoll_ctl(epoll, _CTL_DEL, self._fd, event)
         os.dup2(sock.fileno(), self._fd, inheritable=False)
         if self._libc.epoll_ctl(epoll, _CTL_ADD, self._fd, event) != 0:
@@ -74,7 +76,7 @@ class Door:
 
 
 def _numbers(folder: str) -> list[int]:
-    return [int(name) for name in os.listdir(folder)]
+    return [int(entry.name) for entry in Path(folder).iterdir()]
 
 
 def _listener_on(port: int) -> int:
@@ -95,13 +97,13 @@ def _listener_on(port: int) -> int:
 def _registration_of(listener: int) -> _Registration:
     for fd in _numbers("/proc/self/fdinfo"):
         try:
-            if os.readlink(f"/proc/self/fd/{fd}") != "anon_inode:[eventpoll]":
+            if str(Path(f"/proc/self/fd/{fd}").readlink()) != "anon_inode:[eventpoll]":
                 continue
             lines = Path(f"/proc/self/fdinfo/{fd}").read_text(encoding="ascii").splitlines()
         except OSError:  # closed since the listing
             continue
         for line in lines:
-            # "tfd:       20 events: 8000001d data: 5618ab33fc40  pos:0 ino:… sdev:…" (proc_pid_fdinfo(5))
+            # A line of proc_pid_fdinfo(5) reads: tfd: 20 events: 8000001d data: 5618ab33fc40 pos:0 ino:… sdev:…
             words = line.split()
             if words[:1] == ["tfd:"] and int(words[1]) == listener:
                 return _Registration(fd, int(words[3], 16), int(words[5], 16))

@@ -1,9 +1,9 @@
 """Reading a request message without a protobuf library.
 
-The wire format (https://protobuf.dev/programming-guides/encoding/) is a row of fields: a varint tag (number << 3 | type), then
-0 varint · 1 eight bytes · 2 length and bytes · 3 and 4 a group's begin and end · 5 four bytes.
-What is accepted and refused is what the protobuf library accepts and refuses: unknown fields are skipped, the last of a repeated
-field wins, a string must be UTF-8. The library is the oracle in tests/data/test_request.py.
+The wire format (https://protobuf.dev/programming-guides/encoding/) is a row of fields: a varint tag (number << 3 |
+type), then 0 varint · 1 eight bytes · 2 length and bytes · 3 and 4 a group's begin and end · 5 four bytes. What is
+accepted and refused is what the protobuf library accepts and refuses: unknown fields are skipped, the last of a
+repeated field wins, a string must be UTF-8. The library is the oracle in tests/data/test_request.py.
 """
 
 from __future__ import annotations

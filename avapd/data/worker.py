@@ -2,12 +2,14 @@
 
 Its life is a straight line; the state is on the board for the master to see:
 
-    BOOTING ──engine up──► WAITING ──Load: map, verify, swap, warm up, ack──► SERVING ──Drain/SIGTERM──► DRAINING ──► exit 0
-                              ▲ health answers NOT_SERVING                     │ Load: the same again, answers go on
-                                                                               │ master gone: `orphan_seconds`, then drain
+    BOOTING ──engine up──► WAITING ──Load──► SERVING ──Drain, SIGTERM──► DRAINING ──► exit 0
+                           health answers    Load: the same again, while answers go on
+                           NOT_SERVING       master gone: `orphan_seconds`, then drain
 
-The port is opened when there is something to serve. Only at a cold start without a database it is opened before, so that probes
-hear NOT_SERVING. The heartbeat is written by the event loop that serves: when the loop hangs, the heartbeat stops.
+A Load is: map, verify, swap, warm up (the first time), ack.
+The port is opened when there is something to serve. Only at a cold start without a database it is opened before, so
+that probes hear NOT_SERVING. The heartbeat is written by the event loop that serves: when the loop hangs, the
+heartbeat stops.
 """
 
 from __future__ import annotations
@@ -43,7 +45,8 @@ LIVENESS: Final = "liveness"
 
 async def serve(start: Start, descriptors: list[int], channel: Channel, more: list[tuple[Message, list[int]]]) -> int:
     """Be a worker until told to stop; the exit code. `more` are messages that came together with Start."""
-    worker = Worker(start, *descriptors, channel)
+    board_fd, listener_fd = descriptors
+    worker = Worker(start, board_fd, listener_fd, channel)
     for message, its_descriptors in more:
         worker.handle(message, its_descriptors)
     return await worker.run()
@@ -55,9 +58,7 @@ class Worker:
     def __init__(self, start: Start, board_fd: int, listener_fd: int, channel: Channel) -> None:
         """Wire the parts; needs the running loop. Takes over both descriptors."""
         self._start = start
-        self._log = Log(
-            "worker", level=start.log_level, readable=start.environment == "development", worker=start.slot
-        )
+        self._log = Log("worker", level=start.log_level, readable=start.environment == "development", worker=start.slot)
         self._board = Board(board_fd, start.rows)
         self._row = self._board.row(start.row)
         self._row.clear_gauges()

@@ -7,6 +7,7 @@ import secrets
 import shlex
 import sys
 from pathlib import Path
+from typing import Self
 
 from avapd.demo.catalog import fill
 from avapd.demo.postgres import Postgres
@@ -21,8 +22,8 @@ _TEXT = """
   {avapd} list{at}
   {avapd} sync{at}
   curl -s http://127.0.0.1:{admin_port}/metrics | grep ^avap_
-  grpcurl -plaintext -H "x-avap-auth: $API_KEY" -d '{{"name": "addVar"}}' 127.0.0.1:{port} avap.DefinitionEngine/GetCommand
-  ghz --insecure --call avap.DefinitionEngine/GetCommand -m "{{\\"x-avap-auth\\": \\"$API_KEY\\"}}" -d '{{"name": "addVar"}}' -c 10 -n 20000 127.0.0.1:{port}
+  grpcurl -plaintext -H "x-avap-auth: $API_KEY" -d '{{"name": "addVar"}}' {calls}
+  ghz --insecure -m "{{\\"x-avap-auth\\": \\"$API_KEY\\"}}" -d '{{"name": "addVar"}}' -c 10 -n 20000 --call {ghz}
 
   Change a row, and see it served within {seconds} seconds:
 
@@ -34,7 +35,7 @@ _TEXT = """
 
 
 class Demo:
-    """A database with the sample catalog. With `keep` its data stay in that folder and are found there the next time."""
+    """A database with the sample catalog. With `keep` its data stay in that folder, for the next time."""
 
     seconds = 2
 
@@ -48,7 +49,7 @@ class Demo:
         self._postgres = Postgres(keep)
         self._count = 0
 
-    def __enter__(self) -> Demo:
+    def __enter__(self) -> Self:
         self._postgres.__enter__()
         try:
             self._count = fill(self._postgres, self._signing_key.encode())
@@ -86,6 +87,8 @@ class Demo:
             admin_port=self._admin_port,
             key=self._key,
             avapd=_command(),
+            calls=f"127.0.0.1:{self._port} avap.DefinitionEngine/GetCommand",
+            ghz=f"avap.DefinitionEngine/GetCommand 127.0.0.1:{self._port}",
             at="" if self._port == 50051 else f" --target 127.0.0.1:{self._port}",
             psql=psql,
             seconds=self.seconds + 1,

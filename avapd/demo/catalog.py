@@ -1,4 +1,4 @@
-"""The sample catalog: reads commands/*.toml (commands/README.md tells their format) and writes them into the source tables."""
+"""The sample catalog: from commands/*.toml (commands/README.md tells their format) into the source tables."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _stripped(command: dict[str, Any]) -> dict[str, Any]:
 
 
 def fill(postgres: Postgres, signing_key: bytes) -> int:
-    """Create and fill the tables, unless they are there; the number of commands. Packages are signed with this key each time."""
+    """Create and fill the tables, unless they are there; packages are signed anew each time. The number of commands."""
     sample = commands()
     if postgres.psql("SELECT to_regclass('obex_dapl_functions')").strip() == "":
         postgres.psql((resources.files("avapd.demo") / "tables.sql").read_text(encoding="utf-8"))

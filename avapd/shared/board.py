@@ -1,7 +1,7 @@
 """The board: one row of counters and gauges per worker process, in shared memory.
 
-A row is written by one worker alone and read by the master, so nothing is locked: each number is one aligned
-64-bit word. Counters go on where the row's last process left them, so sums never fall. Workers know nothing of Prometheus.
+A row is written by one worker alone and read by the master, so nothing is locked: each number is one aligned 64-bit
+word. Counters go on where the row's last process left them, so sums never fall. Workers know nothing of Prometheus.
 
 Layout, native 64-bit words:
 

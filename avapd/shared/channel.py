@@ -1,8 +1,8 @@
 """The channel between master and worker: small messages, with file descriptors beside them, over a socketpair.
 
-Frame: length uint32 little-endian | JSON object `{"is": <message name>, …its fields}`. The descriptors of a message travel
-as SCM_RIGHTS with its first byte (unix(7)); `DESCRIPTORS` says how many belong to each. The kernel never merges bytes
-across such a boundary in one receive, and they arrive in order, so a plain queue pairs them up again.
+Frame: length uint32 little-endian | JSON object `{"is": <message name>, …its fields}`. The descriptors of a message
+travel as SCM_RIGHTS with its first byte (unix(7)); `DESCRIPTORS` says how many belong to each. The kernel never
+merges bytes across such a boundary in one receive, and they arrive in order, so a plain queue pairs them up again.
 
 End of stream is how each side learns that the other is gone, however it died.
 """

@@ -14,6 +14,7 @@ import fcntl
 import mmap
 import os
 import tempfile
+from pathlib import Path
 from typing import Final
 
 from avapd.errors import SnapshotError
@@ -36,7 +37,7 @@ def create(name: str, size: int = 0) -> int:
         fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     else:
         fd, path = tempfile.mkstemp(prefix=name)
-        os.unlink(path)
+        Path(path).unlink()
     try:
         if size:
             os.ftruncate(fd, size)

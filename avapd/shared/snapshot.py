@@ -20,8 +20,9 @@ Theory of operation
 - The *key* of a definition is the serialized CommandRequest for its name (0x0A, varint(length), name). The same bytes
   open its CommandResponse, where the name is field 1 too. So a canonical request is looked up without being parsed, and
   one comparison with the first bytes of the record proves the match.
-- Each byte is covered by one SHA-256: the records by `version_hash` (which the contract wants anyway), the header, the
-  index and the tail by `checksum`, taken with its own field zeroed. The header names `version_hash`, so the checksum vouches for all.
+- Each byte is covered by one SHA-256: the records by `version_hash` (which the contract wants anyway), the header,
+  the index and the tail by `checksum`, taken with its own field zeroed. The header names `version_hash`, so the
+  checksum vouches for all.
 
 A view trusts nothing before `verify`: a descriptor from the master passes the same checks as a file from anywhere.
 """
@@ -56,7 +57,7 @@ class Header(NamedTuple):
     header_size: int
     generation: int
     arena_size: int
-    count: int
+    definitions: int
     slots: int
     records_offset: int
     records_size: int
@@ -120,9 +121,7 @@ def pack(fd: int, generation: int, count: int, messages: Iterable[bytes]) -> Hea
     return header
 
 
-def _write_records(
-    fd: int, messages: Iterable[bytes], slots: int, start: int
-) -> tuple[bytearray, int, bytes]:
+def _write_records(fd: int, messages: Iterable[bytes], slots: int, start: int) -> tuple[bytearray, int, bytes]:
     """Write the records and fill the index; the index, the records' size and their SHA-256."""
     mask, used = slots - 1, bytearray(slots)
     index = bytearray(slots * ENTRY.size)
@@ -182,7 +181,7 @@ class View:
             and header.arena_size == len(arena)
             and 8 <= slots <= 1 << 40
             and slots & (slots - 1) == 0
-            and 2 * header.count <= slots
+            and 2 * header.definitions <= slots
             and header.records_offset == HEADER_SIZE + slots * ENTRY.size
             and header.records_size <= header.answer_size
             and header.records_offset + header.answer_size == len(arena)
@@ -234,11 +233,9 @@ class View:
             words.byteswap()
         starts = [start for start in words[::2] if start]
         ends = [start + (rest & 0xFFFF_FFFF) for start, rest in zip(words[::2], words[1::2], strict=True) if start]
-        if len(starts) != header.count or len(set(starts)) != header.count:
-            raise SnapshotError(f"the index holds {len(set(starts))} definitions, the header says {header.count}")
-        if starts and (
-            min(starts) < header.records_offset or max(ends) > header.records_offset + header.records_size
-        ):
+        if len(starts) != header.definitions or len(set(starts)) != header.definitions:
+            raise SnapshotError(f"the index holds {len(set(starts))} definitions, the header says {header.definitions}")
+        if starts and (min(starts) < header.records_offset or max(ends) > header.records_offset + header.records_size):
             raise SnapshotError("an index entry points outside the definitions")
 
     @property
@@ -252,7 +249,7 @@ class View:
         return self.header.version_hash.hex()
 
     def __len__(self) -> int:
-        return self.header.count
+        return self.header.definitions
 
     def get(self, key: bytes) -> bytes | None:
         """The serialized CommandResponse of a `key_of` name, or None."""

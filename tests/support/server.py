@@ -149,6 +149,6 @@ class Server:
         for process in family:
             process.kill()
         self.process.wait()
-        for process in family[1:]:
-            process.wait()
+        for process in family[1:]:  # somebody else's zombies are gone enough
+            wait_until(lambda process=process: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)  # type: ignore[misc]
         self.folder.cleanup()
