@@ -201,8 +201,8 @@ class Config:
     silence_seconds: float = _setting(
         "AVAPD_SILENCE_SECONDS",
         parse=_seconds(0.5, 600),
-        default=2.4,
-        shown="2.4",
+        default=2.0,
+        shown="2",
         help="a worker without a heartbeat for so long gets SIGABRT, then SIGKILL; it is replaced within 3 s",
     )
     max_answer_bytes: int = _setting(

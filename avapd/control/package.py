@@ -2,6 +2,8 @@
 
     0  magic b"AVAP" | 4  version uint16 big-endian (1) | 6  payload length uint32 big-endian
     10 HMAC-SHA256(key, bytes 0 to 9 + payload) | 42 payload
+
+The signature covers the head too, so neither version nor length can be changed.
 """
 
 from __future__ import annotations

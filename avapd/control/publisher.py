@@ -12,6 +12,7 @@ Rules (architecture.md 3, reliability.md R5, R7, R13)
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from typing import Final, NamedTuple
@@ -26,8 +27,10 @@ from avapd.shared.channel import Ack, Load, Reject
 from avapd.shared.snapshot import View
 
 # How long a worker may take to ack before it counts as silent: one that runs, and one that is still booting.
-_ACK_SECONDS: Final = 1.0
+_ACK_SECONDS: Final = 0.5
 _BOOT_SECONDS: Final = 10.0
+# A worker whose heartbeat is older is not waited for: it is stopped or starved, and the watchdog's business.
+_SILENT_SECONDS: Final = 0.5
 # Verifying takes time in proportion: SHA-256 runs at a few hundred MB/s on the slowest machines.
 _ACK_BYTES_PER_SECOND: Final = 100_000_000
 _ROLL_OUT_SECONDS: Final = 5.0
@@ -145,22 +148,30 @@ class Publisher:
         before, self.current = self.current, snap
         for worker in self._workers:
             self._bring_up_to_date(worker)
-        try:
-            async with asyncio.timeout(_ROLL_OUT_SECONDS):
-                while any(worker.generation < self.generation for worker in self._workers):
-                    self._acked.clear()
-                    await self._acked.wait()
-        except TimeoutError:
-            late = [worker.slot for worker in self._workers if worker.generation < self.generation]
-            self._log.warn("Workers Late", generation=self.generation, workers=late)
-        finally:
-            if before is not None:
-                before.close()
+        if before is not None:
+            before.close()
+        await self._wait_for_acks()
+
+    async def _wait_for_acks(self) -> None:
+        deadline = time.monotonic() + _ROLL_OUT_SECONDS
+        while late := [worker for worker in self._workers if worker.generation < self.generation]:
+            now = time.monotonic()
+            if now > deadline or all(worker.silent_for(now) > _SILENT_SECONDS for worker in late):
+                slots = [worker.slot for worker in late]
+                self._log.warn("Workers Late", generation=self.generation, workers=slots)
+                return
+            self._acked.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._acked.wait(), _SILENT_SECONDS / 2)
 
     async def _try_first(self, snap: Snapshot) -> None:
         """Wait for one worker's verdict on the snapshot; without any worker that answers there is none."""
         patience = _ACK_SECONDS + snap.size / _ACK_BYTES_PER_SECOND
-        for worker in sorted(self._workers, key=lambda worker: (not worker.serving, worker.slot)):
+        now = time.monotonic()
+        for worker in sorted(
+            self._workers,
+            key=lambda worker: (not worker.serving, worker.silent_for(now) > _SILENT_SECONDS, worker.slot),
+        ):
             if worker.sent != worker.generation:
                 continue  # busy with an older one
             verdict: asyncio.Future[str] = asyncio.get_running_loop().create_future()

@@ -18,7 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 
 from avapd.data.auth import Keyring
-from avapd.data.grpcio_listener import Door
+from avapd.data.grpcio_listener import Door, connections_on, say_goaway
 from avapd.data.process import open_files
 from avapd.data.service import DENIED, OK, SERVICE, Answer, Service, unimplemented
 from avapd.shared.board import METHODS, STATUS_OF_CODE, STATUSES, Row
@@ -28,6 +28,9 @@ _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 _COLUMN: Final = {code: STATUSES.index(status) for code, status in STATUS_OF_CODE.items()}
 _CANCELLED: Final = STATUSES.index(499)
 _WARM_CALLS: Final = 20
+_SETTLE_SECONDS: Final = 0.05
+# How long clients have to leave after the first GOAWAY, before the server refuses calls.
+_FAREWELL_SECONDS: Final = 1.0
 _SERVING: Final = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -128,7 +131,7 @@ class GrpcioEngine:
     async def start(self) -> None:
         """Start serving; no door is open yet."""
         await self._server.start()
-        self._idle_files = open_files()
+        self._learn_idle_files()
 
     def open(self, slot: int, listener: socket.socket) -> None:
         """Accept connections of a slot; the engine closes `listener` when the door is shut."""
@@ -147,8 +150,14 @@ class GrpcioEngine:
             self._doors.append(door)
 
     def connections(self) -> int:
-        """Open connections; every descriptor above those of an idle server is one."""
+        """Open connections: every descriptor above those of an idle server is one (an exact count costs more)."""
         return max(0, open_files() - self._idle_files - len(self._open))
+
+    def _learn_idle_files(self) -> None:
+        self._idle_files = open_files() - len(connections_on(self._ports())) - len(self._open)
+
+    def _ports(self) -> set[int]:
+        return {listener.getsockname()[1] for _, listener in self._open.values()}
 
     async def set_health(self, name: str, serving: bool) -> None:
         """Set the status of a health service name."""
@@ -166,6 +175,7 @@ class GrpcioEngine:
                 for _ in range(_WARM_CALLS):
                     await check(health_pb2.HealthCheckRequest(service="liveness"), timeout=5)
             door.shut()
+        self._learn_idle_files()
 
     async def drain(self) -> None:
         """Say NOT_SERVING under every name, for good."""
@@ -173,10 +183,17 @@ class GrpcioEngine:
 
     async def stop(self, seconds: float) -> None:
         """Shut every door, send GOAWAY, wait for calls in flight, at most `seconds`; then end them."""
+        deadline = time.monotonic() + seconds
+        ports = self._ports()
         for slot in list(self._open):
             self.shut(slot)
         self._health.end_watches()
-        await self._server.stop(seconds)
+        await asyncio.sleep(_SETTLE_SECONDS)  # a connection accepted just now must first send its SETTINGS
+        say_goaway(ports)
+        farewell = min(deadline, time.monotonic() + _FAREWELL_SECONDS)
+        while connections_on(ports) and time.monotonic() < farewell:  # noqa: ASYNC110  # nobody tells when one closes
+            await asyncio.sleep(_SETTLE_SECONDS)
+        await self._server.stop(max(0.0, deadline - time.monotonic()))
 
 
 def _add_reflection(server: Any) -> None:

@@ -13,6 +13,11 @@ is undone by pointing the descriptor at a *blank*, one end of a silent socketpai
 stops: grpcio shuts its listeners down, and shutdown(2) on the master's socket would end it for every process that
 shares it. A door is blank from the beginning, so the ephemeral port is closed before anyone could call it.
 
+The same knowledge serves the farewell. `stop` of a grpcio server sends GOAWAY and refuses calls in one step, so a call
+that crosses the GOAWAY is lost (CANCELLED). `say_goaway` therefore writes a first GOAWAY with the highest stream id
+(RFC 9113 section 6.8) to every connection: clients take new calls elsewhere while this server still answers what is on
+its way.
+
 Linux only (procfs, epoll). Proved with grpcio 1.80 to 1.85 in tests/data/test_grpcio_listener.py; `Door` raises
 SocketError when a later grpcio no longer works this way, so a worker then fails at boot, with words, and never serves
 half.
@@ -21,14 +26,19 @@ half.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import socket
+import struct
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from avapd.errors import SocketError
 
 _CTL_ADD, _CTL_DEL = 1, 2  # sys/epoll.h
+_SIOCOUTQNSD = 0x894B  # linux/sockios.h: bytes in the send queue that were not sent yet
+# Length 8, type GOAWAY, no flags, stream 0, last stream id 2^31-1, NO_ERROR.
+_GOAWAY = bytes.fromhex("000008 07 00 00000000 7fffffff 00000000")
 
 
 class _Event(ctypes.Structure):
@@ -73,6 +83,37 @@ class Door:
         os.dup2(sock.fileno(), self._fd, inheritable=False)
         if self._libc.epoll_ctl(epoll, _CTL_ADD, self._fd, event) != 0:
             raise SocketError(f"grpcio's listener cannot be moved: {os.strerror(ctypes.get_errno())}")
+
+
+def connections_on(ports: set[int]) -> list[int]:
+    """The descriptors of the accepted connections on these local ports."""
+    found = []
+    for fd in _numbers("/proc/self/fd"):
+        try:
+            with socket.socket(fileno=os.dup(fd)) as sock:
+                if sock.family in {socket.AF_INET, socket.AF_INET6} and sock.getsockname()[1] in ports:
+                    sock.getpeername()  # OSError for a listener
+                    found.append(fd)
+        except OSError:  # not a socket, or closed since the listing
+            continue
+    return found
+
+
+def say_goaway(ports: set[int]) -> int:
+    """Write a GOAWAY to every connection on these local ports; how many got it.
+
+    A connection with unsent bytes may be in the middle of a frame: it is left to the GOAWAY of the server's own stop.
+    """
+    told = 0
+    for fd in connections_on(ports):
+        try:
+            with socket.socket(fileno=os.dup(fd)) as sock:
+                (unsent,) = struct.unpack("i", fcntl.ioctl(fd, _SIOCOUTQNSD, bytes(4)))
+                if unsent == 0:
+                    told += sock.send(_GOAWAY, socket.MSG_DONTWAIT) == len(_GOAWAY)
+        except OSError:  # closed since the listing
+            continue
+    return told
 
 
 def _numbers(folder: str) -> list[int]:

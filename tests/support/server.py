@@ -54,6 +54,7 @@ class Server:
             "AVAPD_LOG_LEVEL": "DEBUG",
             **(env or {}),
         }
+        self.port = int(self.env["PORT"])
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
                 [*command, sys.executable, "-P", "-m", "avapd", "serve", *arguments],

@@ -1,0 +1,147 @@
+"""A raw HTTP/2 client for what grpcio refuses to send: nothing it sends is checked, all that comes back is told."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+from collections.abc import Iterable
+from typing import NamedTuple, Self
+
+import h2.config
+import h2.connection
+import h2.events
+
+from support.server import KEY
+
+GET = b"/avap.DefinitionEngine/GetCommand"
+RIGHT_KEY = ((b"x-avap-auth", KEY.encode()),)
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+Headers = Iterable[tuple[bytes, bytes]]
+
+
+class Reply(NamedTuple):
+    """What came back on a stream: headers and trailers in one, the data, and how it ended."""
+
+    headers: dict[bytes, bytes]
+    data: bytes
+    end: str  # "complete", "reset", "goaway", "closed" or "silent"
+
+    @property
+    def code(self) -> int:
+        """The gRPC status; -1 when there was none."""
+        return int(self.headers.get(b"grpc-status", b"-1"))
+
+    @property
+    def message(self) -> str:
+        """The gRPC message as it travelled, percent-encoded."""
+        return self.headers.get(b"grpc-message", b"").decode()
+
+
+def framed(message: bytes, flag: int = 0, length: int | None = None) -> bytes:
+    """A gRPC message: its compressed flag, its length (or a lie about it), itself."""
+    return struct.pack(">BI", flag, len(message) if length is None else length) + message
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    """An HTTP/2 frame (RFC 9113 section 4.1)."""
+    return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
+
+
+class Raw:
+    """One TCP connection. `seconds` bounds every wait for the server."""
+
+    def __init__(self, port: int, *, seconds: float = 10.0) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=seconds)
+        config = h2.config.H2Configuration(
+            client_side=True,
+            header_encoding=None,
+            validate_outbound_headers=False,
+            normalize_outbound_headers=False,
+            validate_inbound_headers=False,
+            normalize_inbound_headers=False,
+        )
+        self._h2 = h2.connection.H2Connection(config)
+
+    def call(
+        self,
+        path: bytes = GET,
+        body: bytes = framed(b""),
+        metadata: Headers = RIGHT_KEY,
+        *,
+        pseudo: Headers | None = None,
+    ) -> Reply:
+        """One call on a new stream: any path, any bytes as its body, any metadata; `pseudo` replaces the whole head."""
+        if not self._h2.streams:
+            self._h2.initiate_connection()
+        head = pseudo or (
+            (b":method", b"POST"), (b":scheme", b"http"), (b":path", path), (b":authority", b"localhost"),
+            (b"content-type", b"application/grpc"), (b"te", b"trailers"),
+        )  # fmt: skip
+        stream = self._h2.get_next_available_stream_id()
+        self._h2.send_headers(stream, [*head, *metadata], end_stream=False)
+        self._h2.send_data(stream, body, end_stream=True)
+        self.send(self._h2.data_to_send())
+        return self._reply(stream)
+
+    def _reply(self, stream: int) -> Reply:
+        headers: dict[bytes, bytes] = {}
+        data = bytearray()
+        while True:
+            try:
+                received = self.socket.recv(65536)
+            except TimeoutError:
+                return Reply(headers, bytes(data), "silent")
+            except ConnectionError:
+                received = b""
+            if not received:
+                return Reply(headers, bytes(data), "closed")
+            for event in self._h2.receive_data(received):
+                if end := self._take(event, stream, headers, data):
+                    return Reply(headers, bytes(data), end)
+            self.send(self._h2.data_to_send())
+
+    def _take(self, event: h2.events.Event, stream: int, headers: dict[bytes, bytes], data: bytearray) -> str:
+        """Keep what an event brings for a stream; how the stream ended, if it did."""
+        if isinstance(event, h2.events.ConnectionTerminated):
+            return "goaway"
+        if getattr(event, "stream_id", None) != stream:
+            return ""
+        match event:
+            case h2.events.ResponseReceived() | h2.events.TrailersReceived():
+                headers.update({bytes(name): bytes(value) for name, value in event.headers or ()})
+            case h2.events.DataReceived():
+                data += event.data or b""
+                self._h2.acknowledge_received_data(event.flow_controlled_length or 0, stream)
+            case h2.events.StreamEnded():
+                return "complete"
+            case h2.events.StreamReset():
+                return "reset"
+        return ""
+
+    def send(self, data: bytes) -> None:
+        """Any bytes at all; a server that has hung up is no error."""
+        with contextlib.suppress(OSError):
+            self.socket.sendall(data)
+
+    def read_to_end(self, limit: int = 1 << 20) -> bytes:
+        """All that comes until the server closes. TimeoutError when it does not."""
+        received = b""
+        while len(received) < limit:
+            try:
+                more = self.socket.recv(65536)
+            except ConnectionError:
+                break
+            if not more:
+                break
+            received += more
+        return received
+
+    def close(self) -> None:
+        self.socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
