@@ -25,11 +25,14 @@ half.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import os
 import socket
+import stat
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -87,16 +90,7 @@ class Door:
 
 def connections_on(ports: set[int]) -> list[int]:
     """The descriptors of the accepted connections on these local ports."""
-    found = []
-    for fd in _numbers("/proc/self/fd"):
-        try:
-            with socket.socket(fileno=os.dup(fd)) as sock:
-                if sock.family in {socket.AF_INET, socket.AF_INET6} and sock.getsockname()[1] in ports:
-                    sock.getpeername()  # OSError for a listener
-                    found.append(fd)
-        except OSError:  # not a socket, or closed since the listing
-            continue
-    return found
+    return [fd for fd, sock in _sockets(ports) if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)]
 
 
 def say_goaway(ports: set[int]) -> int:
@@ -105,15 +99,27 @@ def say_goaway(ports: set[int]) -> int:
     A connection with unsent bytes may be in the middle of a frame: it is left to the GOAWAY of the server's own stop.
     """
     told = 0
-    for fd in connections_on(ports):
+    for fd, sock in _sockets(ports):
+        with contextlib.suppress(OSError):  # a listener, or reset by the client just now
+            sock.getpeername()
+            (unsent,) = struct.unpack("i", fcntl.ioctl(fd, _SIOCOUTQNSD, bytes(4)))
+            if unsent == 0:
+                told += sock.send(_GOAWAY, socket.MSG_DONTWAIT) == len(_GOAWAY)
+    return told
+
+
+def _sockets(ports: set[int]) -> Iterator[tuple[int, socket.socket]]:
+    """The TCP sockets of this process on these local ports: descriptor, and a duplicate to look at, closed after."""
+    for fd in _numbers("/proc/self/fd"):
         try:
-            with socket.socket(fileno=os.dup(fd)) as sock:
-                (unsent,) = struct.unpack("i", fcntl.ioctl(fd, _SIOCOUTQNSD, bytes(4)))
-                if unsent == 0:
-                    told += sock.send(_GOAWAY, socket.MSG_DONTWAIT) == len(_GOAWAY)
+            if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+                continue
+            sock = socket.socket(fileno=os.dup(fd))
         except OSError:  # closed since the listing
             continue
-    return told
+        with sock:
+            if sock.family in {socket.AF_INET, socket.AF_INET6} and sock.getsockname()[1] in ports:
+                yield fd, sock
 
 
 def _numbers(folder: str) -> list[int]:
@@ -121,17 +127,9 @@ def _numbers(folder: str) -> list[int]:
 
 
 def _listener_on(port: int) -> int:
-    for fd in _numbers("/proc/self/fd"):
-        try:
-            with socket.socket(fileno=os.dup(fd)) as sock:
-                if (
-                    sock.family in {socket.AF_INET, socket.AF_INET6}
-                    and sock.getsockname()[1] == port
-                    and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-                ):
-                    return fd
-        except OSError:  # not a socket, or closed since the listing
-            continue
+    for fd, sock in _sockets({port}):
+        if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            return fd
     raise SocketError("grpcio's listener was not found among the descriptors")
 
 
