@@ -58,9 +58,18 @@ class Postgres:
         try:
             subprocess.run([binaries / "postgres", "--version"], check=True, capture_output=True, **self._as_user)
         except PermissionError:
-            shutil.copytree(binaries.parent, self.folder / "install", symlinks=True)
-            return self.folder / "install" / "bin"
+            return self._copied(binaries.parent)
         return binaries
+
+    def _copied(self, install: Path) -> Path:
+        """The binaries in our own folder, with the libraries that the wheel keeps beside its package."""
+        package = install.parent
+        target = self.folder / "wheel" / package.name / install.name
+        shutil.copytree(install, target, symlinks=True)
+        libraries = package.with_name(f"{package.name}.libs")
+        if libraries.is_dir():
+            shutil.copytree(libraries, self.folder / "wheel" / libraries.name, symlinks=True)
+        return target / "bin"
 
     # --- life -------------------------------------------------------------------------------------------
 

@@ -6,11 +6,12 @@ import contextlib
 import socket
 import struct
 from collections.abc import Iterable
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import h2.config
 import h2.connection
 import h2.events
+import hpack
 
 from support.server import KEY
 
@@ -48,11 +49,24 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
 
 
-class Raw:
-    """One TCP connection. `seconds` bounds every wait for the server."""
+class _PlainEncoder(hpack.Encoder):
+    """Without Huffman coding, which takes minutes for 1 MiB."""
 
-    def __init__(self, port: int, *, seconds: float = 10.0) -> None:
+    def encode(self, headers: Iterable[Any], huffman: bool = False) -> bytes:  # noqa: ARG002  # the base class has it
+        return super().encode(headers, huffman=False)
+
+
+class Raw:
+    """One TCP connection. `seconds` bounds every wait for the server.
+
+    `eager`: calls go out before the server's settings are known, so none of its limits counts yet (RFC 9113 section
+    6.5.3).
+    """
+
+    def __init__(self, port: int, *, seconds: float = 10.0, eager: bool = False) -> None:
+        self._eager = eager
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=seconds)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         config = h2.config.H2Configuration(
             client_side=True,
             header_encoding=None,
@@ -62,6 +76,7 @@ class Raw:
             normalize_inbound_headers=False,
         )
         self._h2 = h2.connection.H2Connection(config)
+        self._h2.encoder = _PlainEncoder()
 
     def call(
         self,
@@ -73,7 +88,7 @@ class Raw:
     ) -> Reply:
         """One call on a new stream: any path, any bytes as its body, any metadata; `pseudo` replaces the whole head."""
         if not self._h2.streams:
-            self._h2.initiate_connection()
+            self._open()
         head = pseudo or (
             (b":method", b"POST"), (b":scheme", b"http"), (b":path", path), (b":authority", b"localhost"),
             (b"content-type", b"application/grpc"), (b"te", b"trailers"),
@@ -83,6 +98,16 @@ class Raw:
         self._h2.send_data(stream, body, end_stream=True)
         self.send(self._h2.data_to_send())
         return self._reply(stream)
+
+    def _open(self) -> None:
+        self._h2.initiate_connection()
+        self.send(self._h2.data_to_send())
+        settled = self._eager
+        while not settled:
+            received = self.socket.recv(65536)
+            events = self._h2.receive_data(received)
+            settled = not received or any(isinstance(event, h2.events.RemoteSettingsChanged) for event in events)
+            self.send(self._h2.data_to_send())  # the acknowledgement
 
     def _reply(self, stream: int) -> Reply:
         headers: dict[bytes, bytes] = {}

@@ -10,12 +10,14 @@ import time
 from collections.abc import Callable
 
 import grpc
+import hpack
 import pytest
 from grpc_health.v1 import health_pb2
 from support.calls import Calls, Outcome
 from support.database import Database
 from support.load import Load, knock
-from support.server import Server
+from support.raw import PREFACE, frame, framed
+from support.server import KEY, Server
 from support.waiting import wait_until
 
 Serve = Callable[..., Server]
@@ -90,12 +92,15 @@ def test_a_client_that_does_not_read_cannot_hold_the_drain(sample: Database, ser
 
 
 def _ask_for_the_catalog_and_read_nothing(server: Server) -> socket.socket:
-    from support.raw import RawClient  # noqa: PLC0415  # only this test needs bytes by hand
-
-    client = RawClient(server.port)
-    client.request("/avap.DefinitionEngine/SyncCatalog", b"\x00\x00\x00\x00\x00", key=server.env["API_KEY"])
+    """A connection whose flow-control window fills up after 64 KiB of an answer of 10 MB."""
+    head = hpack.Encoder().encode([
+        (":method", "POST"), (":scheme", "http"), (":path", "/avap.DefinitionEngine/SyncCatalog"),
+        (":authority", "localhost"), ("content-type", "application/grpc"), ("te", "trailers"), ("x-avap-auth", KEY),
+    ])  # fmt: skip
+    sock = socket.create_connection(("127.0.0.1", server.port))
+    sock.sendall(PREFACE + frame(4, 0, 0) + frame(1, 4, 1, head) + frame(0, 1, 1, framed(b"")))
     wait_until(lambda: server.metric("avap_requests_total", method="SyncCatalog", status="200") == 1)
-    return client.sock
+    return sock
 
 
 def test_a_second_signal_ends_at_once(sample: Database, serve: Serve) -> None:
