@@ -14,8 +14,8 @@ from typing import Any, Final
 
 import grpc
 import grpc.aio
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import aio as health_aio
+from google.protobuf.message import DecodeError
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from avapd.data.auth import Keyring
 from avapd.data.grpcio_listener import Door, connections_on, say_goaway
@@ -49,9 +49,8 @@ class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no typ
 
     def service(self, details: Any) -> Any:
         handler = self._handlers.get(details.method)
-        if handler is None and not details.method.startswith(("/grpc.health.", "/grpc.reflection.")):
-            return grpc.stream_stream_rpc_method_handler(self._refuse(details.method))
-        return handler
+        # Asked last, after health and reflection: what nobody knows ends here.
+        return handler or grpc.stream_stream_rpc_method_handler(self._refuse(details.method))
 
     def _unary(self, method: int, serve: Callable[[bytes], Answer]) -> Any:
         count, keyring, clock = self._row.count, self._keyring, time.perf_counter_ns
@@ -78,12 +77,44 @@ class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no typ
         return call
 
 
-class _Health(health_aio.HealthServicer):  # type: ignore[misc]  # grpcio has no types
+class _Health(health.aio.HealthServicer):  # type: ignore[misc]  # grpcio has no types
     """Check and Watch of the library, plus List; `end_watches` ends the streams."""
 
     def __init__(self) -> None:
         super().__init__()
         self._watches: set[asyncio.Task[None]] = set()
+
+    def handler(self) -> Any:
+        """The handler of the health service. Requests come as raw bytes, so that bad ones end as INTERNAL."""
+        kinds = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler
+        methods = (("Check", kinds[0], self.Check), ("List", kinds[0], self.List), ("Watch", kinds[1], self.Watch))
+        serializer = {"List": health_pb2.HealthListResponse.SerializeToString}
+        return grpc.method_handlers_generic_handler(
+            health.SERVICE_NAME,
+            {
+                name: kind(
+                    self._parsed(method),
+                    response_serializer=serializer.get(name, health_pb2.HealthCheckResponse.SerializeToString),
+                )
+                for name, kind, method in methods
+            },
+        )
+
+    @staticmethod
+    def _parsed(method: Any) -> Any:
+        async def call(raw: bytes, context: Any) -> Any:
+            try:
+                request = health_pb2.HealthCheckRequest.FromString(raw)
+            except DecodeError:
+                await context.abort(grpc.StatusCode.INTERNAL, "Request is not a valid grpc.health.v1 message")
+            return await method(request, context)
+
+        return call
+
+    async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802
+        if request.service not in self._server_status:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "Unknown health service name")
+        return await super().Check(request, context)
 
     async def Watch(self, request: Any, context: Any) -> None:  # noqa: N802
         watch = asyncio.ensure_future(super().Watch(request, context))
@@ -119,7 +150,7 @@ class GrpcioEngine:
             ]
         )
         self._health = _Health()
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._server.add_generic_rpc_handlers((self._health.handler(),))
         if start.environment == "development":
             _add_reflection(self._server)
         self._server.add_generic_rpc_handlers((_Calls(service, keyring, row),))
