@@ -13,6 +13,7 @@ import os
 import resource
 import signal
 import time
+import traceback
 from collections.abc import Callable
 from typing import Final
 
@@ -152,6 +153,10 @@ class Master:
         except AvapdError as error:
             self._log.fatal("Giving Up", error=str(error), hint=error.hint)
             code = error.exit_code
+        except Exception as error:  # noqa: BLE001  # a bug of ours: the workers are drained all the same
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            self._log.fatal("Internal Error", error=type(error).__name__, at=f"{where.name}, line {where.lineno}")
+            code = Exit.INTERNAL
         for task in tasks:
             task.cancel()
         await self._stop(signals)

@@ -22,13 +22,12 @@ def pin(cpu: int, log: Log) -> None:
         log.warn("Worker not pinned", cpu=cpu, error=reason)
 
 
-def raise_limits(log: Log) -> None:
-    """Open files up to the hard limit; no core dumps, which would hold the catalog."""
+def raise_limits() -> int:
+    """Open files up to the hard limit, which is returned; no core dumps, which would hold the catalog."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    if hard != resource.RLIM_INFINITY and hard < ENOUGH_FILES:
-        log.warn("Few open files allowed", limit=hard, wanted=ENOUGH_FILES, hint="raise ulimit -Hn")
+    return hard
 
 
 def open_files() -> int:

@@ -79,7 +79,9 @@ class Worker:
     async def run(self) -> int:
         """Serve until told to stop; the exit code."""
         process.pin(self._start.cpu, self._log)
-        process.raise_limits(self._log)
+        files = process.raise_limits()
+        if 0 <= files < process.ENOUGH_FILES and self._start.slot == 0:  # one WARN speaks for all
+            self._log.warn("Few Open Files", limit=files, wanted=process.ENOUGH_FILES, hint="raise ulimit -Hn")
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._stop.set)
         await self._engine.start()
         await self._engine.set_health(LIVENESS, serving=True)
