@@ -21,7 +21,10 @@ ENVIRONMENTS: Final = ("production", "staging", "test", "development")
 ENGINES: Final = ("grpcio",)
 KEY_BYTES: Final = 16
 # Keys that stand in public samples: they work, with a loud WARN, since refusing them could stop a running platform.
-SAMPLE_KEYS: Final = ("avap-secret-key", "changeme", "change-me", "example", "secret-key", "test-key", "your-api-key")
+SAMPLE_KEYS: Final = (
+    "avap-secret-key", "change-me-change-me", "change-me-in-production", "changeme", "example", "secret-key",
+    "supersecretkey123", "test-key", "your-api-key", "your-api-key-here", "your-secret-key-here",
+)  # fmt: skip
 _REQUIRED: Final = object()
 
 
@@ -52,8 +55,8 @@ def _setting(
     text = "required" if default is _REQUIRED else shown if shown is not None else str(default)
     metadata = {"setting": Setting(variables, parse, help, text, secret)}
     if default is _REQUIRED:
-        return dataclasses.field(metadata=metadata)
-    return dataclasses.field(metadata=metadata, default=default)
+        return dataclasses.field(metadata=metadata, repr=not secret)
+    return dataclasses.field(metadata=metadata, default=default, repr=not secret)
 
 
 def _integer(low: int, high: int) -> Callable[[str], int]:
@@ -86,7 +89,9 @@ def _choice(*names: str) -> Callable[[str], str]:
 def _database_url(text: str) -> str:
     try:
         parts = urlsplit(text)
-        _ = parts.port  # raises ValueError, with the text in it, when it is not a number
+        # Several hosts are allowed; `port` raises ValueError, with the text in it, when it is not a number.
+        hosts = parts.netloc.rpartition("@")[2].split(",")
+        _ = [urlsplit(f"//{host}").port for host in hosts]
     except ValueError:
         raise ValueError("is not a URL (a password with special characters must be percent-encoded)") from None
     if parts.scheme not in {"postgres", "postgresql"}:
@@ -282,11 +287,18 @@ def load(environ: Mapping[str, str], overrides: Mapping[str, str] | None = None)
                 or_file = f" (or {setting.variables[0]}_FILE)" if setting.secret else ""
                 problems.append(f"{setting.variables[0]}{or_file} is required and not set")
         except ValueError as error:
-            problems.append(f"{setting.variables[0]} {error}")
+            named = setting.variables[0] if name in overrides else _variable(setting, environ)
+            problems.append(f"{named} {error}")
     problems += _contradictions(values)
     if problems:
         raise ConfigError(problems)
     return Config(**values)
+
+
+def _variable(setting: Setting, environ: Mapping[str, str]) -> str:
+    """The name the operator used: the first that is set, else the canonical one."""
+    used = (name for name in setting.variables if environ.get(name) or (setting.secret and environ.get(f"{name}_FILE")))
+    return next(used, setting.variables[0])
 
 
 def _text(setting: Setting, environ: Mapping[str, str], override: str | None) -> str | None:

@@ -15,6 +15,7 @@ import atexit
 import os
 import queue
 import re
+import select
 import sys
 import threading
 from datetime import UTC, datetime
@@ -25,6 +26,7 @@ import orjson
 LEVELS: Final = ("DEBUG", "INFO", "WARN", "ERROR", "FATAL")
 TEXT_LIMIT: Final = 512
 QUEUE_LINES: Final = 10_000
+_INT_LIMIT: Final = 1 << 63
 _COLORS: Final = {"DEBUG": "\x1b[2m", "INFO": "\x1b[32m", "WARN": "\x1b[33m", "ERROR": "\x1b[31m", "FATAL": "\x1b[31m"}
 _UNSAFE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
@@ -43,7 +45,9 @@ def _harmless(value: object) -> object:
         return {printable(str(key)): _harmless(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_harmless(item) for item in value]
-    return value
+    if value is None or isinstance(value, float) or (isinstance(value, int) and -_INT_LIMIT <= value < _INT_LIMIT):
+        return value
+    return printable(str(value))
 
 
 class Sink:
@@ -78,7 +82,10 @@ class Sink:
             rest = memoryview(line)
             try:
                 while rest:
-                    rest = rest[os.write(self._fd, rest) :]
+                    try:
+                        rest = rest[os.write(self._fd, rest) :]
+                    except BlockingIOError:  # somebody we share it with made it non-blocking
+                        select.select([], [self._fd], [])
             except OSError:  # closed pipe, full disk: the line is lost, the process is not
                 self.dropped += 1
 

@@ -25,10 +25,11 @@ def open_listeners(host: str, port: int, count: int) -> list[socket.socket]:
         for _ in range(count):
             sockets.append(_listen(family, address))
             address = (address[0], sockets[0].getsockname()[1], *address[2:])
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         for sock in sockets:
             sock.close()
-        raise SocketError(f"cannot listen on {host} port {port}: {error.strerror}") from None
+        reason = error.strerror if isinstance(error, OSError) else "not a host name"
+        raise SocketError(f"cannot listen on {host} port {port}: {reason}") from None
     return sockets
 
 

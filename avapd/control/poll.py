@@ -125,6 +125,7 @@ class Poll:
         current = self._publisher.current
         if current is not None and current.view.version_hash == snap.view.version_hash:
             snap.close()
+            self._publisher.bring_up_to_date()
             return "unchanged"
         self._generation += 1  # also when it is then refused: no number is ever used twice
         await self._publish(snap, began)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import time
 from typing import Final, NamedTuple
 
@@ -116,6 +117,8 @@ class Publisher:
         worker.generation = ack.generation
         self._answer(worker, "")
         self._acked.set()
+        if self._offer is None:
+            self._end_refused()
         self._bring_up_to_date(worker)
 
     def rejected(self, worker: Worker, reject: Reject) -> None:
@@ -127,6 +130,18 @@ class Publisher:
     def _answer(self, worker: Worker, reason: str) -> None:
         if self._offer is not None and self._offer[0] is worker and not self._offer[1].done():
             self._offer[1].set_result(reason)
+
+    def _end_refused(self) -> None:
+        """End workers that took a generation, too late to be asked first, which another then refused."""
+        for worker in self._workers:
+            if worker.generation > self.generation:
+                self._log.error("Worker Serves Refused Generation, Killing", worker=worker.slot)
+                worker.signal(signal.SIGKILL)
+
+    def bring_up_to_date(self) -> None:
+        """Offer the current snapshot again to workers that refused it when all others took it."""
+        for worker in self._workers:
+            self._bring_up_to_date(worker)
 
     def _bring_up_to_date(self, worker: Worker) -> None:
         if self.current is not None and worker.sent < self.generation and worker.sent == worker.generation:
@@ -146,15 +161,14 @@ class Publisher:
         """
         await self._try_first(snap)
         before, self.current = self.current, snap
-        for worker in self._workers:
-            self._bring_up_to_date(worker)
+        self.bring_up_to_date()
         if before is not None:
             before.close()
         await self._wait_for_acks()
 
     async def _wait_for_acks(self) -> None:
         deadline = time.monotonic() + _ROLL_OUT_SECONDS
-        while late := [worker for worker in self._workers if worker.generation < self.generation]:
+        while late := [worker for worker in self._workers if worker.generation < worker.sent]:
             now = time.monotonic()
             if now > deadline or all(worker.silent_for(now) > _SILENT_SECONDS for worker in late):
                 slots = [worker.slot for worker in late]
@@ -172,8 +186,8 @@ class Publisher:
             self._workers,
             key=lambda worker: (not worker.serving, worker.silent_for(now) > _SILENT_SECONDS, worker.slot),
         ):
-            if worker.sent != worker.generation:
-                continue  # busy with an older one
+            if worker.sent != worker.generation or worker not in self._workers:
+                continue  # busy with an older one, or gone while another was asked
             verdict: asyncio.Future[str] = asyncio.get_running_loop().create_future()
             self._offer = (worker, verdict)
             self._send(worker, snap)
@@ -190,4 +204,5 @@ class Publisher:
                 return
             worker.sent = worker.generation
             snap.close()
+            self._end_refused()
             raise SnapshotError(f"worker {worker.slot}: {reason}")

@@ -37,8 +37,8 @@ TABLE: Final = "obex_dapl_functions"
 BYTECODE: Final = "avap_bytecode"
 _SIZES: Final = """
     SELECT count(*) AS rows,
-           coalesce(sum(octet_length(name)::bigint + coalesce(octet_length(interface), 0) + octet_length(code)),
-           0)::bigint AS bytes
+           coalesce(sum(coalesce(octet_length(name), 0)::bigint + coalesce(octet_length(interface), 0)
+           + coalesce(octet_length(code), 0)), 0)::bigint AS bytes
     FROM {schema}.{table}"""
 _ROWS: Final = """
     SELECT id, name, type,
@@ -49,6 +49,10 @@ _ROWS: Final = """
 _COMPILED: Final = """
     SELECT command_name, bytecode, source_hash FROM {schema}.{table}
     WHERE bytecode IS NOT NULL AND octet_length(bytecode) <= $1"""
+
+_COMPILED_SIZE: Final = """
+    SELECT coalesce(sum(octet_length(bytecode)::bigint), 0)::bigint FROM {schema}.{table}
+    WHERE octet_length(bytecode) <= $1"""
 
 
 class SourceRow(NamedTuple):
@@ -109,9 +113,10 @@ class Source:
                     statement_cache_size=0,
                     server_settings={"application_name": f"avapd/{__version__}"},
                 )
-                async with connection.transaction(isolation="repeatable_read", readonly=True):
-                    await connection.execute("SET LOCAL search_path = pg_catalog")
-                    return await work(connection)
+                # Never ended but by `terminate`: a ROLLBACK to a frozen peer would wait for a second deadline.
+                await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+                await connection.execute("SET LOCAL search_path = pg_catalog")
+                return await work(connection)
         except Exception as error:  # noqa: BLE001  # translated, never swallowed
             raise _by_fault(error, self._seconds) from None
         finally:
@@ -131,7 +136,14 @@ class Source:
         if not compiled or not await self._readable(connection, BYTECODE):
             return Rows(functions, [])
         names["table"] = BYTECODE
+        size = await connection.fetchval(_COMPILED_SIZE.format(**names), self._max_definition_bytes)
+        if sizes["bytes"] + size > self._max_bytes:
+            raise CatalogTooLargeError(
+                f"{TABLE} and {BYTECODE} hold {sizes['bytes'] + size} bytes, the maximum is {self._max_bytes}"
+            )
         records = await connection.fetch(_COMPILED.format(**names), self._max_definition_bytes)
+        if any(not isinstance(record["bytecode"], bytes) for record in records[:1]):
+            raise SourceShapeError(f"column bytecode of {BYTECODE} is not bytea")
         return Rows(functions, [CompiledRow(*record) for record in records])
 
     async def _readable(self, connection: Any, table: str) -> bool:
@@ -166,11 +178,11 @@ class Source:
 
 def _check_texts(rows: list[SourceRow]) -> None:
     """The column types are the table owner's; bytea or json columns would come as other Python types."""
-    for row in rows[:1]:
-        for column in ("name", "type", "interface", "code"):
-            value = getattr(row, column)
-            if value is not None and not isinstance(value, str):
-                raise SourceShapeError(f"column {column} of {TABLE} is not text")
+    for column in ("name", "type", "interface", "code"):
+        values = (getattr(row, column) for row in rows)
+        value = next((value for value in values if value is not None), "")
+        if not isinstance(value, str):
+            raise SourceShapeError(f"column {column} of {TABLE} is not text")
 
 
 def _by_fault(error: Exception, seconds: float) -> SourceError:

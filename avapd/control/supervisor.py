@@ -239,13 +239,19 @@ class Supervisor:
         self._audience.leave(worker)
         self._changed.set()
         slot = self.slots[worker.slot]
-        if self._stopping or slot.worker is not worker:
-            return  # it was told to go
-        slot.worker = next((other for other in self.workers if other.slot == slot.number and other.serving), None)
-        slot.restarts += 1
         for other in self.slots:
             if other.adopter is worker:
                 other.adopter = None
+        if self._stopping:
+            return
+        if slot.worker is worker:
+            self._refill(slot, worker, code, age)
+        self._lend_sockets()
+
+    def _refill(self, slot: Slot, worker: Worker, code: int, age: float) -> None:
+        """Find a successor for a worker that was not told to go."""
+        slot.worker = next((other for other in self.workers if other.slot == slot.number and other.serving), None)
+        slot.restarts += 1
         reason = signal.Signals(-code).name if code < 0 else f"exit {code}"
         if slot.worker is not None:  # its replacement failed: the one that was to be replaced stays
             self._log.error("Worker Died", worker=slot.number, worker_pid=worker.pid, reason=reason)
@@ -257,7 +263,6 @@ class Supervisor:
             self._start(slot)
         else:
             self._fail(slot, reason)
-        self._lend_sockets()
 
     def _lend_sockets(self) -> None:
         """Let a serving worker accept for each slot that has none that serves."""

@@ -20,6 +20,8 @@ def name_in(request: bytes) -> str:
     at = 0
     while at < len(request):
         tag, at = _tag(request, at)
+        if tag >> 3 == 0:
+            raise ValueError("bad field number")
         if tag == (1 << 3 | 2):
             start, at = _length(request, at)
             name = request[start:at].decode()  # UnicodeDecodeError is a ValueError
@@ -45,8 +47,6 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
         number |= (byte & 0x7F) << shift
         at, shift = at + 1, shift + 7
         if byte < 0x80:
-            if number >= 1 << 64:
-                raise ValueError("varint over 64 bits")
             return number, at
     raise ValueError("varint over ten bytes")
 
@@ -54,14 +54,17 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 def _tag(data: bytes, at: int) -> tuple[int, int]:
     start = at
     tag, at = _varint(data, at)
-    if at - start > 5 or tag > _MAX_TAG or tag >> 3 == 0:
+    if at - start > 5 or tag > _MAX_TAG:
         raise ValueError("bad field number")
     return tag, at
 
 
 def _length(data: bytes, at: int) -> tuple[int, int]:
     """Start and end of a length-delimited field."""
+    start = at
     length, at = _varint(data, at)
+    if at - start > 5:
+        raise ValueError("length over five bytes")
     if length > len(data) - at:
         raise ValueError("truncated")
     return at, at + length

@@ -13,6 +13,7 @@ import dataclasses
 import os
 import socket
 import struct
+from array import array
 from collections import deque
 from typing import Final
 
@@ -159,7 +160,14 @@ class Channel:
         """
         if len(descriptors) != DESCRIPTORS.get(type(message).__name__, 0):
             raise ChannelError(f"{type(message).__name__} goes with other descriptors")
-        self._unsent.append((encode(message), tuple(os.dup(fd) for fd in descriptors)))
+        copies: list[int] = []
+        try:
+            copies.extend(os.dup(fd) for fd in descriptors)
+        except OSError:
+            for fd in copies:
+                os.close(fd)
+            raise
+        self._unsent.append((encode(message), tuple(copies)))
         self.flush()
 
     @property
@@ -193,23 +201,38 @@ class Channel:
         ended = False
         while True:
             try:
-                data, descriptors, _flags, _address = socket.recv_fds(self._end, 65536, 8, _CLOEXEC)
+                data, descriptors = self._read()
             except BlockingIOError:
                 break
             except ConnectionResetError:
-                data, descriptors = b"", []
+                data, descriptors = b"", array("i")
             self._descriptors.extend(descriptors)
             if not data:
                 ended = True
                 break
             self._buffer += data
-        messages = self._frames()
+        messages: list[tuple[Message, list[int]]] = []
+        try:
+            self._frames(messages)
+        except ChannelError:
+            for _, its_descriptors in messages:
+                for fd in its_descriptors:
+                    os.close(fd)
+            raise
         if ended and not messages:
             raise EOFError
         return messages
 
-    def _frames(self) -> list[tuple[Message, list[int]]]:
-        messages: list[tuple[Message, list[int]]] = []
+    def _read(self) -> tuple[bytes, array[int]]:
+        # Not socket.recv_fds: it ignores its flags (CPython 3.11), and the descriptors would be inheritable.
+        data, ancillary, _flags, _address = self._end.recvmsg(65536, socket.CMSG_SPACE(8 * 4), _CLOEXEC)
+        descriptors = array("i")
+        for level, kind, payload in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                descriptors.frombytes(payload[: len(payload) - len(payload) % descriptors.itemsize])
+        return data, descriptors
+
+    def _frames(self, messages: list[tuple[Message, list[int]]]) -> None:
         while len(self._buffer) >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(self._buffer)
             if length > MAX_MESSAGE:
@@ -223,7 +246,6 @@ class Channel:
             if len(self._descriptors) < count:
                 raise ChannelError(f"{type(message).__name__} came without its descriptors")
             messages.append((message, [self._descriptors.popleft() for _ in range(count)]))
-        return messages
 
     def _drop_unsent(self) -> None:
         for _frame, descriptors in self._unsent:

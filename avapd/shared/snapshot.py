@@ -188,6 +188,8 @@ class View:
         )
         if not sound:
             raise SnapshotError("header: sizes and offsets do not fit together")
+        if any(arena[HEADER.size : HEADER_SIZE]):
+            raise SnapshotError("header: the padding is not zero")
         self.header = header
         self._arena = arena
         self._mask = slots - 1
@@ -290,8 +292,14 @@ class View:
                 if byte < 0x80:
                     break
             message = arena[at : at + length]
-            yield _key_in(message), message
             at += length
+            try:
+                key = _key_in(message)
+            except IndexError:
+                key = b""
+            if at > end or not key:
+                raise SnapshotError("the definitions are not a row of messages")
+            yield key, message
 
     def close(self) -> None:
         """Unmap the arena."""

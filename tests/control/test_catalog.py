@@ -1,0 +1,198 @@
+"""The catalog: which rows are served, as what, and an account of the others."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from avapd.control import package
+from avapd.control.catalog import REASONS, Catalog, Definition
+from avapd.control.encode import messages
+from avapd.control.source import CompiledRow, Rows, SourceRow
+from avapd.pb.avap_pb2 import CommandResponse
+
+KEY = "signing key ñ"
+
+
+def row(id_: int, name: str | None, code: str | None = "x", **more: object) -> SourceRow:
+    """A row of the table."""
+    fields = {"type": "t", "interface": "[1]", "too_large": False, **more}
+    return SourceRow(id=id_, name=name, code=code, **fields)  # type: ignore[arg-type]
+
+
+def sha(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def catalog(*rows: SourceRow, compiled: tuple[CompiledRow, ...] = (), key: str | None = None) -> Catalog:
+    return Catalog(Rows(list(rows), list(compiled)), key)
+
+
+def rejected(found: Catalog) -> dict[str, int]:
+    """The reasons that occurred."""
+    return {reason: count for reason, count in found.rejected.items() if count}
+
+
+# --- merging (contract part 2) --------------------------------------------------------------------------------
+
+
+def test_a_row_is_served_as_it_stands() -> None:
+    """Name, type, interface, the source as UTF-8, and the source's SHA-256."""
+    (found,) = catalog(row(1, "addVar", "x = 'ñ'", type="function", interface='[{"item": 1}]'))
+    assert found == Definition("addVar", "function", '[{"item": 1}]', "x = 'ñ'".encode(), sha("x = 'ñ'"))
+
+
+@pytest.mark.parametrize("empty", [None, ""])
+def test_type_and_interface_have_defaults(empty: str | None) -> None:
+    """NULL and empty mean `function` and `[]`."""
+    (found,) = catalog(row(1, "a", type=empty, interface=empty))
+    assert (found.type, found.interface_json) == ("function", "[]")
+
+
+def test_rows_without_name_or_code_are_skipped_and_counted() -> None:
+    """NULL or empty name, NULL code, too large; an empty source is a source."""
+    found = catalog(
+        row(1, None), row(2, ""), row(3, None, None), row(4, "a", None), row(5, "b", None, too_large=True),
+        row(6, "c", ""),
+    )  # fmt: skip
+    assert [(definition.name, definition.code, definition.hash) for definition in found] == [("c", b"", sha(""))]
+    assert rejected(found) == {"no_name": 3, "no_code": 1, "too_large": 1}
+    assert len(found) == 1
+
+
+def test_of_rows_with_one_name_the_highest_id_wins() -> None:
+    """In whatever order they come; every loser is counted, every name told once."""
+    rows = [row(number, "a", f"code {number}") for number in range(1, 6)] + [row(9, "b"), row(8, "b"), row(7, "c")]
+    for seed in range(20):
+        random.Random(seed).shuffle(rows)
+        found = catalog(*rows)
+        assert {definition.name: definition.code for definition in found}["a"] == b"code 5"
+        assert rejected(found) == {"duplicate_name": 5}
+        assert found.duplicates == ["a", "b"]
+
+
+def test_a_row_that_cannot_be_served_never_wins() -> None:
+    """The highest id of those that can be served is served, and that is no duplicate."""
+    found = catalog(row(1, "a", "old"), row(2, "a", None), row(3, "a", None, too_large=True))
+    assert [definition.code for definition in found] == [b"old"]
+    assert found.duplicates == []
+
+
+def test_names_are_exact() -> None:
+    """Case, blanks and accents make another name."""
+    names = ["a", "A", "a ", " a", "á", "a\u0301", "\0"]
+    found = catalog(*(row(number, name) for number, name in enumerate(names)))
+    assert sorted(names) == [definition.name for definition in found]
+    assert rejected(found) == {}
+
+
+@given(
+    st.lists(st.tuples(st.text(max_size=5) | st.none(), st.text(max_size=5) | st.none(), st.booleans()), max_size=30)
+)
+@settings(deadline=None)
+def test_the_rules_hold_for_any_table(table: list[tuple[str | None, str | None, bool]]) -> None:
+    """Against the rules written down plainly; each row is served or counted; names come in the order of their bytes."""
+    rows = [row(number, name, code, too_large=large) for number, (name, code, large) in enumerate(table)]
+    found = catalog(*rows)
+    plain = {name: code for name, code, large in table if name and code is not None and not large}
+    definitions = list(found)
+    assert {definition.name: definition.code.decode() for definition in definitions} == plain
+    assert [definition.name for definition in definitions] == sorted(plain, key=str.encode)
+    assert len(definitions) == len(found)
+    assert len(found) + sum(found.rejected.values()) == len(rows)
+    assert set(found.rejected) == set(REASONS)
+
+
+@given(st.lists(st.tuples(st.text(min_size=1, max_size=5), st.text(max_size=9)), max_size=10))
+@settings(deadline=None)
+def test_a_definition_travels_as_protobuf(table: list[tuple[str, str]]) -> None:
+    """`encode.messages` keeps every field and the order."""
+    found = catalog(*(row(number, name, code) for number, (name, code) in enumerate(table)))
+    for definition, message in zip(found, messages(found), strict=True):
+        decoded = CommandResponse.FromString(message)
+        assert Definition(decoded.name, decoded.type, decoded.interface_json, decoded.code, decoded.hash) == definition
+
+
+# --- packages (contract part 3) -------------------------------------------------------------------------------
+
+
+def stored(source: str, *, key: str = KEY, digest: str | None = None, payload: bytes = b"compiled") -> CompiledRow:
+    """A stored package of the command `a`, made from a source."""
+    return CompiledRow("a", package.sign(payload, key.encode()), sha(source) if digest is None else digest)
+
+
+def test_without_a_key_the_code_is_the_source() -> None:
+    """Stored packages do not count then."""
+    found = catalog(row(1, "a", "x"), compiled=(stored("x"),))
+    assert [definition.code for definition in found] == [b"x"]
+    assert rejected(found) == {}
+
+
+def test_with_a_key_the_code_is_a_package_of_the_source() -> None:
+    """Made at load; the hash is still the source's."""
+    (found,) = catalog(row(1, "a", "x = 'ñ'"), key=KEY)
+    assert package.payload_of(found.code, KEY.encode()) == "x = 'ñ'".encode()
+    assert found.hash == sha("x = 'ñ'")
+
+
+def test_a_stored_package_of_this_source_is_served() -> None:
+    """As it is stored, byte for byte."""
+    row_ = stored("x")
+    (found,) = catalog(row(1, "a", "x"), compiled=(row_,), key=KEY)
+    assert found.code == row_.bytecode
+    assert found.hash == sha("x")
+
+
+@pytest.mark.parametrize("digest", [sha("old source"), sha("x").upper(), "", sha("x")[:-1]])
+def test_a_package_of_another_source_is_stale(digest: str) -> None:
+    """Ignored and counted; the current source is packed."""
+    found = catalog(row(1, "a", "x"), compiled=(stored("x", digest=digest),), key=KEY)
+    (definition,) = found
+    assert package.payload_of(definition.code, KEY.encode()) == b"x"
+    assert rejected(found) == {"stale_bytecode": 1}
+
+
+def test_a_package_without_a_source_hash_is_stale() -> None:
+    """Nobody can say what it was made from."""
+    found = catalog(row(1, "a", "x"), compiled=(stored("x")._replace(source_hash=None),), key=KEY)
+    assert [package.payload_of(definition.code, KEY.encode()) for definition in found] == [b"x"]
+    assert rejected(found) == {"stale_bytecode": 1}
+
+
+@pytest.mark.parametrize(
+    "bytecode",
+    [
+        b"", b"AVAP", b"\x80\x04pickle", package.sign(b"compiled", b"another key"),
+        package.sign(b"compiled", KEY.encode())[:-1],
+        package.sign(b"compiled", KEY.encode()) + b"x", package.sign(b"compiled", KEY.encode())[:-1] + b"D",
+        b"AVAQ" + package.sign(b"compiled", KEY.encode())[4:],
+    ],
+)  # fmt: skip
+def test_a_foreign_or_tampered_package_is_not_served(bytecode: bytes) -> None:
+    """Another key, other bytes, another format: ignored and counted; the current source is packed."""
+    found = catalog(row(1, "a", "x"), compiled=(CompiledRow("a", bytecode, sha("x")),), key=KEY)
+    (definition,) = found
+    assert package.payload_of(definition.code, KEY.encode()) == b"x"
+    assert rejected(found) == {"foreign_bytecode": 1}
+
+
+def test_the_package_that_counts_is_the_winners() -> None:
+    """After a doubled name was merged, the source hash is compared with the row that is served."""
+    rows = (row(1, "a", "old"), row(2, "a", "new"))
+    (found,) = catalog(*rows, compiled=(stored("new"),), key=KEY)
+    assert package.payload_of(found.code, KEY.encode()) == b"compiled"
+    (found,) = catalog(*rows, compiled=(stored("old"),), key=KEY)
+    assert package.payload_of(found.code, KEY.encode()) == b"new"
+
+
+def test_counts_do_not_grow_with_every_look() -> None:
+    """A catalog may be iterated more than once."""
+    found = catalog(
+        row(1, "a", "x"), row(2, None), compiled=(stored("old"), stored("x")._replace(command_name="b")), key=KEY
+    )
+    assert list(found) == list(found)
+    assert rejected(found) == {"no_name": 1, "stale_bytecode": 1}

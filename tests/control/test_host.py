@@ -1,0 +1,95 @@
+"""What the host allows, from the files of both cgroup versions."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from avapd.control import host
+
+
+def write(root: Path, **files: str) -> Path:
+    """A cgroup folder; `__` in a name is a slash, `_dot_` a dot."""
+    for name, text in files.items():
+        path = root / name.replace("__", "/").replace("_dot_", ".")
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="ascii")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("text", "quota"),
+    [
+        ("max 100000\n", None),
+        ("200000 100000\n", 2.0),
+        ("150000 100000", 1.5),
+        ("50000 100000\n", 0.5),
+        ("1000 1000000\n", 0.001),
+    ],
+)
+def test_cpu_quota_of_version_2(tmp_path: Path, text: str, quota: float | None) -> None:
+    """cpu.max: quota and period in microseconds, or `max`."""
+    assert host.cpu_quota(write(tmp_path, cpu_dot_max=text)) == quota
+
+
+@pytest.mark.parametrize(
+    ("us", "period", "quota"),
+    [("-1\n", "100000\n", None), ("400000\n", "100000\n", 4.0), ("0", "100000", None), ("50000", "100000", 0.5)],
+)
+def test_cpu_quota_of_version_1(tmp_path: Path, us: str, period: str, quota: float | None) -> None:
+    """cpu/cpu.cfs_quota_us over cpu.cfs_period_us; -1 is no limit."""
+    root = write(tmp_path, cpu__cpu_dot_cfs_quota_us=us, cpu__cpu_dot_cfs_period_us=period)
+    assert host.cpu_quota(root) == quota
+
+
+@pytest.mark.parametrize(
+    ("text", "limit"), [("max\n", None), ("536870912\n", 1 << 29), ("9223372036854771712\n", None), ("0\n", 0)]
+)
+def test_memory_limit_of_version_2(tmp_path: Path, text: str, limit: int | None) -> None:
+    """memory.max: bytes, or `max`."""
+    assert host.memory_limit(write(tmp_path, memory_dot_max=text)) == limit
+
+
+@pytest.mark.parametrize(("text", "limit"), [("9223372036854771712\n", None), ("536870912\n", 1 << 29)])
+def test_memory_limit_of_version_1(tmp_path: Path, text: str, limit: int | None) -> None:
+    """memory/memory.limit_in_bytes: the largest page-aligned number is no limit."""
+    assert host.memory_limit(write(tmp_path, memory__memory_dot_limit_in_bytes=text)) == limit
+
+
+def test_no_cgroup_is_no_limit(tmp_path: Path) -> None:
+    """A host without cgroup files, or with a folder in their place."""
+    assert host.cpu_quota(tmp_path) is host.memory_limit(tmp_path) is None
+    (tmp_path / "cpu.max").mkdir()
+    (tmp_path / "memory.max").mkdir()
+    assert host.cpu_quota(tmp_path) is host.memory_limit(tmp_path) is None
+
+
+def test_version_2_counts_where_both_are(tmp_path: Path) -> None:
+    """A hybrid host: the unified file is the one that is in force."""
+    root = write(
+        tmp_path, cpu_dot_max="100000 100000", cpu__cpu_dot_cfs_quota_us="800000", cpu__cpu_dot_cfs_period_us="100000"
+    )
+    assert host.cpu_quota(root) == 1.0
+    root = write(root, memory_dot_max="max", memory__memory_dot_limit_in_bytes="1000")
+    assert host.memory_limit(root) is None
+
+
+@pytest.mark.parametrize(("quota", "count"), [(None, 8), (0.1, 1), (1.0, 1), (1.9, 1), (2.0, 2), (7.99, 7), (100.0, 8)])
+def test_workers_are_as_many_as_affinity_and_quota_pay_for(
+    monkeypatch: pytest.MonkeyPatch, quota: float | None, count: int
+) -> None:
+    """Whole CPUs only, at least one, and never one outside the affinity."""
+    cpus = {9, 3, 5, 7, 11, 13, 15, 17}
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: cpus)
+    monkeypatch.setattr(host, "cpu_quota", lambda: quota)
+    assert host.usable_cpus() == sorted(cpus)[:count]
+
+
+def test_this_host_can_be_read() -> None:
+    """Whatever it is, the numbers make sense."""
+    assert 1 <= len(host.usable_cpus()) <= len(os.sched_getaffinity(0))
+    assert set(host.usable_cpus()) <= os.sched_getaffinity(0)
+    assert host.memory_total() > 1 << 26
+    assert host.file_limit() == -1 or host.file_limit() > 100

@@ -1,0 +1,402 @@
+"""Settings: defaults, malformed values, secrets from files, all problems at once, and never a secret in a message."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import traceback
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from avapd import config
+from avapd.config import Config
+from avapd.errors import ConfigError
+
+URL = "postgresql://reader:p%40ss@db.example:5432/avap"
+KEY = "a-key-of-enough-length"
+GOOD = {"DATABASE_URL": URL, "API_KEY": KEY}
+MIB = 1 << 20
+INTEGERS = ["", " ", "x", "1.5", "-1", "+1", "1e3", " 80", "80 ", "80\n", "0x50", "٣", "9" * 18, "9" * 5000]
+SECONDS = ["", "x", "-1", "1e3", ".5", "5.", "nan", "inf", "1 s", "1,5", "٣", "9" * 5000, "0.1234567"]
+# field → (variable, default, a good text, its value, texts that are refused)
+CASES: dict[str, tuple[str, Any, str, Any, list[str]]] = {
+    "host": ("AVAPD_HOST", "[::]", "127.0.0.1", "127.0.0.1", []),
+    "port": ("PORT", 50051, "8080", 8080, [*INTEGERS, "0", "65536"]),
+    "threadpool": ("UV_THREADPOOL_SIZE", 64, "4", 4, [*INTEGERS, "0", "1025"]),
+    "environment": ("AVAPD_ENV", "production", "test", "test", ["", "prod", "Production", "test "]),
+    "workers": ("AVAPD_WORKERS", 0, "3", 3, [*INTEGERS, "0", "257"]),
+    "engine": ("AVAPD_ENGINE", "grpcio", "grpcio", "grpcio", ["", "nginx", "GRPCIO"]),
+    "refresh_seconds": ("AVAPD_REFRESH_SECONDS", 60.0, "0.5", 0.5, [*SECONDS, "0", "0.04", "86401"]),
+    "database_seconds": ("AVAPD_DATABASE_SECONDS", 10.0, "2", 2.0, [*SECONDS, "0", "601"]),
+    "database_schema": (
+        "AVAPD_DATABASE_SCHEMA", "public", "avap_1", "avap_1",
+        ["", "a b", 'a"b', "1a", "a.b", "ñ", "a;", "a" * 64, "a\n"],
+    ),
+    "admin_host": ("AVAPD_ADMIN_HOST", "127.0.0.1", "0.0.0.0", "0.0.0.0", []),
+    "admin_port": ("AVAPD_ADMIN_PORT", 9464, "9000", 9000, [*INTEGERS, "0", "65536"]),
+    "drain_seconds": ("AVAPD_DRAIN_SECONDS", 30.0, "5", 5.0, [*SECONDS, "3601"]),
+    "pre_drain_seconds": ("AVAPD_PRE_DRAIN_SECONDS", 1.0, "0", 0.0, [*SECONDS, "601"]),
+    "orphan_seconds": ("AVAPD_ORPHAN_SECONDS", 15.0, "0", 0.0, [*SECONDS, "3601"]),
+    "silence_seconds": ("AVAPD_SILENCE_SECONDS", 2.0, "10", 10.0, [*SECONDS, "0.4", "601"]),
+    "max_answer_bytes": ("AVAPD_MAX_ANSWER_BYTES", 32 * MIB, "1024", 1024, [*INTEGERS, "1023"]),
+    "max_request_bytes": ("AVAPD_MAX_REQUEST_BYTES", 64 << 10, "256", 256, [*INTEGERS, "255"]),
+    "max_header_bytes": ("AVAPD_MAX_HEADER_BYTES", 16 << 10, "4096", 4096, [*INTEGERS, "4095"]),
+    "max_streams": ("AVAPD_MAX_STREAMS", 100, "1", 1, [*INTEGERS, "0"]),
+    "max_definition_bytes": ("AVAPD_MAX_DEFINITION_BYTES", 16 * MIB, "1024", 1024, [*INTEGERS, "1023"]),
+    "max_catalog_bytes": ("AVAPD_MAX_CATALOG_BYTES", 1 << 30, "1024", 1024, [*INTEGERS, "1023"]),
+    "log_level": ("AVAPD_LOG_LEVEL", "INFO", "DEBUG", "DEBUG", ["", "debug", "TRACE"]),
+}  # fmt: skip
+SECRETS = {"database_url": "DATABASE_URL", "api_keys": "API_KEY", "signing_key": "SIGNING_KEY"}
+# Wherever a secret stands below, `MARK` is in it.
+MARK = "s3cr3t"
+secret_texts = st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), max_size=40).map(MARK.__add__)
+
+
+def problems(environ: dict[str, str], overrides: dict[str, str] | None = None) -> list[str]:
+    """What is wrong with these settings."""
+    with pytest.raises(ConfigError) as caught:
+        config.load(environ, overrides)
+    return caught.value.problems
+
+
+# --- every setting ------------------------------------------------------------------------------------------
+
+
+def test_the_cases_of_this_file_are_all_settings() -> None:
+    """No setting goes untested."""
+    assert set(CASES) | set(SECRETS) == set(config.settings()) == {field.name for field in dataclasses.fields(Config)}
+
+
+@pytest.mark.parametrize("field", CASES)
+def test_a_setting_has_a_default_a_variable_and_a_flag(field: str) -> None:
+    """Unset and empty mean the default; the variable is read; the flag wins over it."""
+    variable, default, text, value, _ = CASES[field]
+    assert getattr(config.load(GOOD), field) == default
+    assert getattr(config.load({**GOOD, variable: ""}), field) == default
+    assert getattr(config.load({**GOOD, variable: text}), field) == value
+    assert getattr(config.load({**GOOD, variable: "malformed"}, {field: text}), field) == value
+
+
+@pytest.mark.parametrize(("field", "text"), [(field, text) for field, case in CASES.items() for text in case[4]])
+def test_a_malformed_value_is_refused_by_the_name_of_its_variable(field: str, text: str) -> None:
+    """Each is one problem that begins with the variable, whether it came from there or from the flag."""
+    variable = CASES[field][0]
+    for environ, overrides in (({variable: text}, {}), ({}, {field: text})):
+        if text or overrides:
+            (problem,) = problems({**GOOD, **environ}, overrides)
+            assert problem.startswith(f"{variable} ")
+
+
+@pytest.mark.parametrize("field", CASES)
+def test_the_range_a_refusal_names_is_the_range_that_is_taken(field: str) -> None:
+    """Both ends of a range that a message states are accepted."""
+    variable, _, _, _, refused = CASES[field]
+    for text in refused:
+        words = (problems(GOOD, {field: text})[0]).split()
+        if "from" in words:
+            low, high = words[words.index("from") + 1], words[words.index("to") + 1]
+            for end in (low, high):
+                room = {"AVAPD_DRAIN_SECONDS": "3600"} if field == "pre_drain_seconds" else {}
+                calm = {"AVAPD_PRE_DRAIN_SECONDS": "0"} if field == "drain_seconds" else {}
+                assert getattr(config.load({**GOOD, **room, **calm, variable: end}), field) == float(end)
+            return
+
+
+def test_the_table_names_every_variable() -> None:
+    """The README's table comes from the declarations, and every row has three cells."""
+    lines = config.table().splitlines()
+    assert len(lines) == 2 + len(config.settings())
+    assert all(line.replace("\\|", "").count("|") == 4 for line in lines)
+    for setting in config.settings().values():
+        assert all(any(f"`{variable}`" in line for line in lines) for variable in setting.variables)
+
+
+def test_flags_are_unique_and_none_takes_a_secret() -> None:
+    """A command line is public: a secret's flag is the path of a file."""
+    found = config.settings()
+    assert len({setting.flag for setting in found.values()}) == len(found)
+    assert found["port"].flag == "--port"
+    assert found["refresh_seconds"].flag == "--refresh-seconds"
+    for field in SECRETS:
+        assert found[field].secret
+        assert found[field].flag.endswith("-file")
+
+
+def test_settings_cannot_change_after_the_start() -> None:
+    """A loaded configuration is frozen."""
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.load(GOOD).port = 1  # type: ignore[misc]
+
+
+# --- what is required -----------------------------------------------------------------------------------------
+
+
+def test_all_problems_are_told_at_once() -> None:
+    """The operator mends everything in one go."""
+    found = problems({"PORT": "x", "AVAPD_WORKERS": "0", "NODE_ENV": "x", "AVAPD_LOG_LEVEL": "x"})
+    assert len(found) == 6
+    for variable in ("DATABASE_URL", "API_KEY", "PORT", "AVAPD_WORKERS", "AVAPD_LOG_LEVEL"):
+        assert any(variable in problem for problem in found)
+
+
+@pytest.mark.parametrize("variable", ["DATABASE_URL", "API_KEY"])
+@pytest.mark.parametrize("empty", [None, ""])
+def test_what_is_required_may_not_be_missing_or_empty(variable: str, empty: str | None) -> None:
+    """The message names the variable and its file form."""
+    environ = {name: text for name, text in GOOD.items() if name != variable}
+    (problem,) = problems(environ if empty is None else {**environ, variable: empty})
+    assert problem == f"{variable} (or {variable}_FILE) is required and not set"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://h/db",
+        "postgres://u:p@h/db",
+        "postgresql://u@[::1]:5432/db?sslmode=verify-full",
+        "postgresql://u@/db?host=/run/postgresql&port=5433",
+        "postgresql://u:p@h1:5432,h2:5433/db?target_session_attrs=primary",
+    ],
+)
+def test_connection_strings_of_postgresql_are_taken_as_they_are(url: str) -> None:
+    """Unix sockets, IPv6, options and several hosts are for PostgreSQL to understand."""
+    assert config.load({**GOOD, "DATABASE_URL": url}).database_url == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["x", "h:5432", "mysql://h/db", "postgresql:", "postgresql://", "postgresql:///db", "postgresql://u:p#x@h/db", "http://h"]
+)  # fmt: skip
+def test_what_is_no_connection_string_is_refused(url: str) -> None:
+    """Before anything is started."""
+    (problem,) = problems({**GOOD, "DATABASE_URL": url})
+    assert problem.startswith("DATABASE_URL ")
+
+
+# --- environments and keys --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variable", ["AVAPD_ENV", "NODE_ENV"])
+@pytest.mark.parametrize("name", config.ENVIRONMENTS)
+def test_the_environment_has_two_names(variable: str, name: str) -> None:
+    """AVAPD_ENV and the platform's NODE_ENV; ours wins."""
+    loaded = config.load({**GOOD, variable: name})
+    assert loaded.environment == name
+    assert loaded.development is (name == "development")
+    assert config.load({**GOOD, "AVAPD_ENV": "test", "NODE_ENV": name}).environment == "test"
+
+
+def test_a_problem_is_told_by_the_name_the_operator_used() -> None:
+    """Who set NODE_ENV is not sent looking for AVAPD_ENV."""
+    (problem,) = problems({**GOOD, "NODE_ENV": "prod"})
+    assert problem.startswith("NODE_ENV ")
+
+
+@pytest.mark.parametrize("environment", config.ENVIRONMENTS)
+@pytest.mark.parametrize(
+    ("keys", "short"),
+    [("k" * 15, True), ("k" * 16, False), (f"{KEY},short", True), (f"short, {KEY}", True), (f"{KEY},{KEY}2", False)],
+)
+def test_short_keys_are_for_development_only(environment: str, keys: str, short: bool) -> None:
+    """Every key of the list has at least 16 bytes everywhere else."""
+    environ = {**GOOD, "API_KEY": keys, "AVAPD_ENV": environment}
+    if not short or environment == "development":
+        assert len(config.load(environ).api_keys) == keys.count(",") + 1
+    else:
+        (problem,) = problems(environ)
+        assert problem.startswith("API_KEY is shorter than 16 bytes")
+
+
+def test_several_keys_are_separated_by_commas() -> None:
+    """Blanks around them and empty places between them do not count."""
+    assert config.load({**GOOD, "API_KEY": f" {KEY} ,, {KEY}2,"}).api_keys == (KEY, f"{KEY}2")
+
+
+@pytest.mark.parametrize(
+    "keys", [",", " , ", f"{KEY} {KEY}", f"{KEY}\n{KEY}", f"{KEY}\t{KEY}", f"{KEY}ñ", f"{KEY}\x7f", f"\x00{KEY}"]
+)
+def test_a_key_that_cannot_be_a_header_is_refused(keys: str) -> None:
+    """It could never be sent, so it is an error of the operator."""
+    (problem,) = problems({**GOOD, "API_KEY": keys})
+    assert problem.startswith("API_KEY ")
+
+
+@pytest.mark.parametrize("variable", ["SIGNING_KEY", "AVAP_INTERNAL_KEY"])
+def test_the_signing_key_has_two_names(tmp_path: Path, variable: str) -> None:
+    """SIGNING_KEY and the platform's AVAP_INTERNAL_KEY, each as a file too; there is no built-in key."""
+    assert config.load(GOOD).signing_key is None
+    assert config.load({**GOOD, variable: ""}).signing_key is None
+    assert config.load({**GOOD, variable: "sign here"}).signing_key == "sign here"
+    path = tmp_path / "key"
+    path.write_text("from file\n", encoding="utf-8")
+    assert config.load({**GOOD, f"{variable}_FILE": str(path)}).signing_key == "from file"
+
+
+def test_the_canonical_name_of_the_signing_key_wins() -> None:
+    """Both set is the platform's habit, not an error."""
+    assert config.load({**GOOD, "AVAP_INTERNAL_KEY": "b", "SIGNING_KEY": "a"}).signing_key == "a"
+
+
+def test_sample_keys_are_warned_of() -> None:
+    """Keys of public samples work in development, loudly, and the warning does not repeat them."""
+    environ = {**GOOD, "AVAPD_ENV": "development", "API_KEY": "Avap-Secret-Key", "SIGNING_KEY": "changeme"}
+    warnings = config.load(environ).warnings()
+    assert [warning.split()[0] for warning in warnings] == ["API_KEY", "SIGNING_KEY"]
+    assert not any(key in warning.lower() for key in config.SAMPLE_KEYS for warning in warnings if "-" in key)
+    assert config.load(GOOD).warnings() == []
+
+
+# --- files ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("field", SECRETS)
+@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
+def test_a_secret_is_read_from_a_file(tmp_path: Path, field: str, end: str) -> None:
+    """By NAME_FILE or by the flag; the line's end does not belong to it."""
+    variable = SECRETS[field]
+    text = URL if field == "database_url" else KEY
+    path = tmp_path / "secret"
+    path.write_bytes((text + end).encode())
+    environ = {name: value for name, value in GOOD.items() if name != variable}
+    expected = (text,) if field == "api_keys" else text
+    assert getattr(config.load({**environ, f"{variable}_FILE": str(path)}), field) == expected
+    assert getattr(config.load(environ, {field: str(path)}), field) == expected
+    assert getattr(config.load({**environ, f"{variable}_FILE": str(path), variable: ""}), field) == expected
+
+
+@pytest.mark.parametrize("variable", [*SECRETS.values(), "AVAP_INTERNAL_KEY"])
+def test_a_secret_may_not_be_set_twice(tmp_path: Path, variable: str) -> None:
+    """Variable and file together: nobody could tell which one counts."""
+    path = tmp_path / "secret"
+    path.write_text(KEY, encoding="utf-8")
+    (problem,) = problems({**GOOD, variable: URL, f"{variable}_FILE": str(path)})
+    assert f"is set twice, as {variable} and as {variable}_FILE" in problem
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"), [(b"", "is empty"), (b"\n", "is empty"), (b"\xff\xfe", "not UTF-8"), (None, "No such file")]
+)
+@pytest.mark.parametrize("variable", SECRETS.values())
+def test_a_file_without_a_secret_stops_the_start(
+    tmp_path: Path, variable: str, content: bytes | None, reason: str
+) -> None:
+    """Empty, unreadable or not text: the message names the variable, the path and the reason."""
+    path = tmp_path / "secret"
+    if content is not None:
+        path.write_bytes(content)
+    environ = {name: value for name, value in GOOD.items() if name != variable}
+    (problem,) = problems({**environ, f"{variable}_FILE": str(path)})
+    assert problem.startswith(f"{variable} ")
+    assert f"{variable}_FILE names {path}" in problem
+    assert reason in problem
+
+
+@pytest.mark.parametrize("path", ["/", "\0", "x" * 5000])
+def test_a_path_that_cannot_be_opened_is_a_problem_and_no_crash(path: str) -> None:
+    """A folder, a NUL, a name longer than the system takes."""
+    (problem,) = problems({"DATABASE_URL": URL, "API_KEY_FILE": path})
+    assert problem.startswith("API_KEY ")
+
+
+def test_only_secrets_have_files(tmp_path: Path) -> None:
+    """PORT_FILE is nothing: no setting but a secret is read from a file."""
+    path = tmp_path / "port"
+    path.write_text("8080", encoding="utf-8")
+    assert config.load({**GOOD, "PORT_FILE": str(path)}).port == 50051
+
+
+# --- contradictions -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("environ", "names"),
+    [
+        ({"PORT": "9464"}, ("PORT", "AVAPD_ADMIN_PORT")),
+        ({"AVAPD_ADMIN_PORT": "50051"}, ("PORT", "AVAPD_ADMIN_PORT")),
+        ({"AVAPD_DRAIN_SECONDS": "0.5"}, ("AVAPD_PRE_DRAIN_SECONDS", "AVAPD_DRAIN_SECONDS")),
+        ({"AVAPD_PRE_DRAIN_SECONDS": "31"}, ("AVAPD_PRE_DRAIN_SECONDS", "AVAPD_DRAIN_SECONDS")),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(environ: dict[str, str], names: tuple[str, str]) -> None:
+    """Both are named."""
+    (problem,) = problems({**GOOD, **environ})
+    assert all(name in problem for name in names)
+
+
+def test_a_misspelt_variable_is_noticed() -> None:
+    """A near miss is named with what was probably meant."""
+    found = config.misspelt({"AVAPD_REFRESH_SECOND": "1", "AVAPD_LOGLEVEL": "x", "AVAPD_WORKERS": "1", "PATH": "x"})
+    assert found == [
+        "AVAPD_LOGLEVEL is not a setting; did you mean AVAPD_LOG_LEVEL?",
+        "AVAPD_REFRESH_SECOND is not a setting; did you mean AVAPD_REFRESH_SECONDS?",
+    ]
+
+
+def test_variables_of_kubernetes_are_left_alone() -> None:
+    """A service called avapd adds these to every container beside it."""
+    names = [
+        "AVAPD_PORT",
+        "AVAPD_SERVICE_HOST",
+        "AVAPD_SERVICE_PORT",
+        "AVAPD_PORT_50051_TCP",
+        "AVAPD_SERVICE_PORT_GRPC",
+    ]
+    more = [f"AVAPD_PORT_50051_TCP_{part}" for part in ("ADDR", "PORT", "PROTO")]
+    assert config.misspelt(dict.fromkeys([*names, *more], "tcp://10.0.0.1:50051")) == []
+
+
+# --- secrets stay secret --------------------------------------------------------------------------------------------
+
+
+def everything_said(environ: dict[str, str]) -> str:
+    """All that an error of these settings tells, to anyone: text, arguments, traceback and its chain."""
+    with contextlib.suppress(ConfigError):
+        loaded = config.load(environ)
+        return " ".join(loaded.warnings() + config.misspelt(environ))
+    with pytest.raises(ConfigError) as caught:
+        config.load(environ)
+    error = caught.value
+    return "".join([str(error), repr(error), *error.problems, *traceback.format_exception(error)])
+
+
+@given(
+    secret=secret_texts,
+    form=st.sampled_from(
+        [
+            "{}", "mysql://u:{}@h/db", "postgresql://u:{}@h:x/db", "postgresql://u:{}@[::1/db", "postgresql://{}",
+            "postgresql://u:{}@h:99999/db", "postgresql://u:{}@/db", "postgresql://u:pa/{}@h/db", "{}://h/db",
+            "postgresql://u:{}@h\u2100/db", "postgresql://u:{}@[h]/db", "postgresql:{}", "postgresql:///{}",
+        ]
+    ),
+)  # fmt: skip
+@settings(deadline=None)
+def test_a_malformed_connection_string_is_never_repeated(secret: str, form: str) -> None:
+    """Whatever is wrong with DATABASE_URL, its text stays out of what is told about it."""
+    assert MARK not in everything_said({**GOOD, "DATABASE_URL": form.format(secret)})
+
+
+@given(secret=secret_texts, form=st.sampled_from(["{}", "{} {}", "{}ñ", ",{},", "{}\n"]))
+@settings(deadline=None)
+def test_a_malformed_key_is_never_repeated(secret: str, form: str) -> None:
+    """Neither a key that is too short nor one that cannot be a header."""
+    text = form.format(secret, secret)
+    assert MARK not in everything_said({**GOOD, "API_KEY": text, "SIGNING_KEY": text, "PORT": "x"})
+
+
+@given(secret=secret_texts)
+@settings(deadline=None)
+def test_secrets_set_twice_are_not_repeated(secret: str) -> None:
+    """Only the names of the two variables are told."""
+    environ = {"DATABASE_URL": secret, "API_KEY": secret, "SIGNING_KEY": secret}
+    assert MARK not in everything_said({**environ, **{f"{name}_FILE": "/dev/null" for name in environ}})
+
+
+def test_a_configuration_does_not_show_its_secrets() -> None:
+    """`repr` is what a debugger, a failed assertion or a traceback with locals prints."""
+    loaded = config.load({"DATABASE_URL": f"postgresql://u:{MARK}@h/db", "API_KEY": MARK * 3, "SIGNING_KEY": MARK})
+    assert MARK not in repr(loaded)
+    assert MARK not in str(loaded)
