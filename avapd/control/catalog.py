@@ -29,8 +29,9 @@ class Catalog:
     """All rows that can be served, one for each name, and an account of the others.
 
     `rejected` counts rows by reason; `duplicates` are the names that more than one row has.
-    Definitions are built one by one while they are iterated, in ascending order of the UTF-8 bytes of the name
-    (code-point order is the same), so they never all exist beside the rows.
+    Definitions are taken once, one by one, in ascending order of the UTF-8 bytes of the name (code-point order is the
+    same). Each row is let go of when its definition was made, so that rows and snapshot never both exist whole: that is
+    what keeps the master's peak below 3.5 catalogs (bench `memory`).
     """
 
     def __init__(self, rows: Rows, signing_key: str | None) -> None:
@@ -44,10 +45,10 @@ class Catalog:
     def __len__(self) -> int:
         return len(self._names)
 
-    def __iter__(self) -> Iterator[Definition]:
-        self.rejected["stale_bytecode"] = self.rejected["foreign_bytecode"] = 0
+    def take(self) -> Iterator[Definition]:
+        """The definitions, once; afterwards the catalog only knows its counts."""
         for name in self._names:
-            yield self._definition(self._winners[name])
+            yield self._definition(self._winners.pop(name))
 
     def _merge(self, rows: Iterable[SourceRow]) -> dict[str, SourceRow]:
         winners: dict[str, SourceRow] = {}
@@ -77,7 +78,7 @@ class Catalog:
 
     def _stored(self, name: str, digest: str, key: bytes) -> bytes | None:
         """The stored package of a command, if it was made from this source with this key."""
-        row: CompiledRow | None = self._compiled.get(name)
+        row: CompiledRow | None = self._compiled.pop(name, None)
         if row is None:
             return None
         if row.source_hash != digest:

@@ -87,7 +87,7 @@ def _database(facts: dict[str, Any]) -> list[Finding]:
 
 def _catalog(config: Config, rows: Rows, workers: int) -> list[Finding]:
     catalog = Catalog(rows, config.signing_key)
-    size = sum(len(message) + 6 for message in messages(catalog))
+    size = sum(len(message) + 6 for message in messages(catalog.take()))
     # As shared/snapshot.py lays it out: header, index at most half full, records.
     size += HEADER_SIZE + (1 << max(3, (2 * len(catalog) - 1).bit_length())) * ENTRY.size
     findings = [

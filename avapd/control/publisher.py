@@ -50,7 +50,7 @@ class Snapshot:
         """Pack and seal. Raises OSError when the host has no memory or descriptors for it."""
         fd = memory.create("avapd-snapshot")
         try:
-            header = snapshot.pack(fd, generation, len(catalog), messages(catalog))
+            header = snapshot.pack(fd, generation, len(catalog), messages(catalog.take()))
             return cls(fd, header.arena_size)
         except BaseException:
             os.close(fd)

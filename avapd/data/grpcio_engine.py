@@ -36,28 +36,34 @@ _NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no types
-    """Routes by the exact bytes of the path to handlers made once."""
+    """Routes by the exact bytes of the path to handlers made once; a wrong key is routed to a handler that says so."""
 
     def __init__(self, service: Service, keyring: Callable[[], Keyring], row: Row) -> None:
         self._row = row
         self._keyring = keyring
         self._handlers = {
-            f"/{SERVICE}/{name}": grpc.unary_unary_rpc_method_handler(self._unary(METHODS.index(name), method))
+            f"/{SERVICE}/{name}": (
+                grpc.unary_unary_rpc_method_handler(self._unary(METHODS.index(name), method)),
+                grpc.stream_stream_rpc_method_handler(self._refuse(METHODS.index(name), DENIED)),
+            )
             for name, method in service.methods.items()
         }
         self._unknown = METHODS.index("unknown")
 
     def service(self, details: Any) -> Any:
-        handler = self._handlers.get(details.method)
-        # Asked last, after health and reflection: what nobody knows ends here.
-        return handler or grpc.stream_stream_rpc_method_handler(self._refuse(details.method))
+        known = self._handlers.get(details.method)
+        if known is None:  # asked last, after health and reflection: what nobody knows ends here
+            refuse = self._refuse(self._unknown, unimplemented(details.method))
+            return grpc.stream_stream_rpc_method_handler(refuse)
+        # Here and not in the handler: grpcio has made the metadata for this call already, and would make them anew.
+        return known[0] if self._keyring().allows(details.invocation_metadata) else known[1]
 
     def _unary(self, method: int, serve: Callable[[bytes], Answer]) -> Any:
-        count, keyring, clock = self._row.count, self._keyring, time.perf_counter_ns
+        count, clock = self._row.count, time.perf_counter_ns
 
         async def call(request: bytes, context: Any) -> bytes:
             began = clock()
-            answer = serve(request) if keyring().allows(context.invocation_metadata()) else DENIED
+            answer = serve(request)
             if answer.code == OK:
                 count(method, 0, clock() - began)
                 return answer.payload
@@ -67,11 +73,11 @@ class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no typ
 
         return call
 
-    def _refuse(self, path: str) -> Any:
-        answer = unimplemented(path)
+    def _refuse(self, method: int, answer: Answer) -> Any:
+        """A handler that answers before it reads anything."""
 
         async def call(_requests: Any, context: Any) -> None:
-            self._row.count(self._unknown, _COLUMN[answer.code], 0)
+            self._row.count(method, _COLUMN[answer.code], 0)
             await context.abort(_CODES[answer.code], answer.message)
 
         return call

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import grpc
 from grpc_health.v1 import health_pb2
@@ -24,7 +24,11 @@ class Calls:
     """One channel to one server."""
 
     def __init__(self, target: str, key: str | None = None) -> None:
-        options = [("grpc.max_receive_message_length", -1), ("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1)]
+        options = [
+            ("grpc.max_receive_message_length", -1),
+            ("grpc.enable_http_proxy", 0),
+            ("grpc.use_local_subchannel_pool", 1),
+        ]
         self.channel = grpc.insecure_channel(target, options=options)
         self._metadata = (("x-avap-auth", key),) if key is not None else ()
 
@@ -72,7 +76,7 @@ class Calls:
     def close(self) -> None:
         self.channel.close()
 
-    def __enter__(self) -> Calls:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

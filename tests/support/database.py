@@ -1,4 +1,4 @@
-"""Databases for tests: one PostgreSQL per session, from the wheel or (AVAPD_TEST_POSTGRES=docker) from testcontainers."""
+"""Databases for tests: one PostgreSQL per session, from the wheel, or by AVAPD_TEST_POSTGRES=docker in a container."""
 
 from __future__ import annotations
 

@@ -21,9 +21,9 @@ class Entry(NamedTuple):
 
 
 class Load:
-    """Runs `call` on `threads` connections while the block lasts; afterwards `history` holds every call, by thread in order.
+    """Runs `call` on `threads` connections while the block lasts; `history` then holds every call, by thread in order.
 
-    Calls wait for a connection, but are never retried: a failure is a call that was in flight when its server went away.
+    Calls wait for a connection, but are never retried: a failed one was in flight when its server went away.
     """
 
     def __init__(self, connect: Callable[[], Calls], call: Callable[[Calls], Outcome], threads: int = 4) -> None:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Self
 import h2.config
 import h2.connection
 import h2.events
+import h2.exceptions
 import hpack
 
 from support.server import KEY
@@ -87,17 +88,23 @@ class Raw:
         pseudo: Headers | None = None,
     ) -> Reply:
         """One call on a new stream: any path, any bytes as its body, any metadata; `pseudo` replaces the whole head."""
-        if not self._h2.streams:
-            self._open()
         head = pseudo or (
             (b":method", b"POST"), (b":scheme", b"http"), (b":path", path), (b":authority", b"localhost"),
             (b"content-type", b"application/grpc"), (b"te", b"trailers"),
         )  # fmt: skip
-        stream = self._h2.get_next_available_stream_id()
-        self._h2.send_headers(stream, [*head, *metadata], end_stream=False)
-        self._h2.send_data(stream, body, end_stream=True)
-        self.send(self._h2.data_to_send())
-        return self._reply(stream)
+        headers: dict[bytes, bytes] = {}
+        data = bytearray()
+        try:
+            if not self._h2.streams:
+                self._open()
+            stream = self._h2.get_next_available_stream_id()
+            self._h2.send_headers(stream, [*head, *metadata], end_stream=False)
+            self._h2.send_data(stream, body, end_stream=True)
+            self.send(self._h2.data_to_send())
+            end = self._receive(stream, headers, data)
+        except h2.exceptions.ProtocolError:  # the server has said GOAWAY, and h2 takes nothing after it
+            end = "goaway"
+        return Reply(headers, bytes(data), end)
 
     def _open(self) -> None:
         self._h2.initiate_connection()
@@ -109,21 +116,20 @@ class Raw:
             settled = not received or any(isinstance(event, h2.events.RemoteSettingsChanged) for event in events)
             self.send(self._h2.data_to_send())  # the acknowledgement
 
-    def _reply(self, stream: int) -> Reply:
-        headers: dict[bytes, bytes] = {}
-        data = bytearray()
+    def _receive(self, stream: int, headers: dict[bytes, bytes], data: bytearray) -> str:
+        """Fill in what comes on a stream until it ends; how it ended."""
         while True:
             try:
                 received = self.socket.recv(65536)
             except TimeoutError:
-                return Reply(headers, bytes(data), "silent")
+                return "silent"
             except ConnectionError:
                 received = b""
             if not received:
-                return Reply(headers, bytes(data), "closed")
+                return "closed"
             for event in self._h2.receive_data(received):
                 if end := self._take(event, stream, headers, data):
-                    return Reply(headers, bytes(data), end)
+                    return end
             self.send(self._h2.data_to_send())
 
     def _take(self, event: h2.events.Event, stream: int, headers: dict[bytes, bytes], data: bytearray) -> str:

@@ -12,10 +12,11 @@ import sys
 import tempfile
 import urllib.request
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.error import HTTPError
 
 import psutil
+
 from support.calls import Calls
 from support.waiting import wait_until
 
@@ -142,7 +143,7 @@ class Server:
         except psutil.NoSuchProcess:
             return []
 
-    def __enter__(self) -> Server:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

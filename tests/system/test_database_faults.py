@@ -25,7 +25,8 @@ from avapd.demo.postgres import Postgres
 Serve = Callable[..., Server]
 FAST = {"AVAPD_REFRESH_SECONDS": "0.1", "AVAPD_DATABASE_SECONDS": "0.5"}
 needs_own = pytest.mark.skipif(
-    os.environ.get("AVAPD_TEST_POSTGRES") == "docker", reason="freezes and kills a PostgreSQL of its own, from the wheel"
+    os.environ.get("AVAPD_TEST_POSTGRES") == "docker",
+    reason="freezes and kills a PostgreSQL of its own, from the wheel",
 )
 
 
@@ -51,7 +52,7 @@ def proxied(database: Database, proxy: Proxy) -> str:
 @needs_own
 @pytest.mark.parametrize("mode", ["refuse", "reset", "freeze", "slow"])
 def test_a_broken_line_changes_no_answer(tcp: tuple[Database, Postgres, int], serve: Serve, mode: str) -> None:
-    """Refused, reset, blackholed, one byte in 0.2 s: each poll ends by its deadline, answers and health stay, it recovers."""
+    """Refused, reset, blackholed, one byte in 0.2 s: polls end in time, answers and health stay, it recovers."""
     database, _, port = tcp
     with Proxy(("127.0.0.1", port)) as proxy:
         server = serve(proxied(database, proxy), env=FAST).wait_serving()
@@ -72,12 +73,17 @@ def test_a_broken_line_changes_no_answer(tcp: tuple[Database, Postgres, int], se
         assert not load.failures()
         assert {entry.outcome.payload for entry in load.history} <= _versions(b"x = 1", b"x = 2", load)
         errors = server.events("Refresh Failed")
-        assert errors and all(line["reason"] == "unreachable" for line in errors)
+        assert errors
+        assert all(line["reason"] == "unreachable" for line in errors)
 
 
 def _versions(first: bytes, second: bytes, load: Load) -> set[bytes]:
     """The answers that contain one of two codes; any other would be torn."""
-    return {entry.outcome.payload for entry in load.history if first in entry.outcome.payload or second in entry.outcome.payload}
+    return {
+        entry.outcome.payload
+        for entry in load.history
+        if first in entry.outcome.payload or second in entry.outcome.payload
+    }
 
 
 @needs_own
@@ -116,7 +122,10 @@ def test_a_frozen_database_ends_every_poll_by_its_deadline(tcp: tuple[Database, 
 
 
 SABOTAGE = {
-    "table dropped": ("ALTER TABLE obex_dapl_functions RENAME TO gone", "ALTER TABLE gone RENAME TO obex_dapl_functions"),
+    "table dropped": (
+        "ALTER TABLE obex_dapl_functions RENAME TO gone",
+        "ALTER TABLE gone RENAME TO obex_dapl_functions",
+    ),
     "column missing": (
         "ALTER TABLE obex_dapl_functions RENAME COLUMN code TO source",
         "ALTER TABLE obex_dapl_functions RENAME COLUMN source TO code",
@@ -161,12 +170,14 @@ def test_a_backend_ended_in_the_middle_of_a_read_costs_one_poll(sample: Database
                     " WHERE application_name LIKE 'avapd%' AND datname = current_database()"
                 )
             )
-        wait_until(lambda: server.metric("avap_database_up") == 1 and server.metric("avap_sync_total", result="failed") >= 1)
+        wait_until(
+            lambda: server.metric("avap_database_up") == 1 and server.metric("avap_sync_total", result="failed") >= 1
+        )
         assert calls.catalog().total_count == 20_003
 
 
 def test_a_lock_ends_by_the_deadline_and_leaks_nothing(sample: Database, serve: Serve) -> None:
-    """Scenario 8: 30 polls against an ACCESS EXCLUSIVE lock: descriptors and threads of the master stay as they were."""
+    """Scenario 8: 30 polls against an ACCESS EXCLUSIVE lock: the master keeps its number of descriptors and threads."""
     server = serve(sample.reader_url, env={**FAST, "AVAPD_DATABASE_SECONDS": "0.1"}).wait_serving()
     master = psutil.Process(server.process.pid)
     wait_until(lambda: server.metric("avap_sync_total", result="unchanged") >= 3)
@@ -200,7 +211,7 @@ asyncio.run(main())
 
 
 def test_before_the_first_load_it_waits_and_says_so(sample: Database, serve: Serve) -> None:
-    """Cold start without a database: NOT_SERVING, alive, UNAVAILABLE, one ERROR line per failed poll; then it serves."""
+    """Cold start without a database: NOT_SERVING but alive, UNAVAILABLE, a rate-limited ERROR line per failed poll."""
     with Proxy(_no_target()) as proxy:
         proxy.become("refuse")
         server = serve(proxied(sample, proxy), env=FAST)
@@ -256,6 +267,7 @@ def test_pgbouncer_in_transaction_mode(tcp: tuple[Database, Postgres, int], serv
         f"auth_type=trust\nauth_file={tmp_path}/users\npool_mode=transaction\nunix_socket_dir=\n"
     )
     user = ("-u", "nobody") if os.geteuid() == 0 else ()
+    assert PGBOUNCER is not None
     bouncer = subprocess.Popen([PGBOUNCER, *user, str(tmp_path / "ini")], stderr=subprocess.DEVNULL)
     try:
         url = f"postgresql://avapd_reader@127.0.0.1:{listen}/{database.name}"
@@ -271,7 +283,10 @@ def test_staleness_shows_and_every_time_is_kept_apart(sample: Database, serve: S
     """The four times of contract part 6: attempt goes on, check stops with the database, change and activation stay."""
     server = serve(sample.reader_url, env=FAST).wait_serving()
     names = ("attempt", "check", "change", "activation")
-    times = lambda: {name: server.metric(f"avap_last_{name}_timestamp_seconds") for name in names}  # noqa: E731
+
+    def times() -> dict[str, float]:
+        return {name: server.metric(f"avap_last_{name}_timestamp_seconds") for name in names}
+
     first = times()
     assert all(abs(value - time.time()) < 60 for value in first.values())
     wait_until(lambda: times()["check"] > first["check"])

@@ -37,7 +37,9 @@ def test_an_edit_is_served_after_the_next_poll(sample: Database, serve: Callable
         sample.execute("UPDATE obex_dapl_functions SET code = $1 WHERE name = 'si'", "# ñ, 日本語\n")
         wait_until(lambda: calls.catalog().version_hash == before)
     server.wait_hash(before)
-    published = wait_until(lambda: [line for line in server.events("Definitions Broadcasted") if line["generation"] == 3])
+    published = wait_until(
+        lambda: [line for line in server.events("Definitions Broadcasted") if line["generation"] == 3]
+    )
     assert (published[0]["added"], published[0]["changed"], published[0]["removed"]) == (0, 1, 0)
 
 

@@ -1,4 +1,4 @@
-"""One real worker process, driven by hand through its channel: what it accepts, and what it refuses (scenarios 15, 16)."""
+"""One real worker, driven by hand through its channel: what it accepts and what it refuses (scenarios 15 and 16)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ from avapd.shared.channel import Ack, Adopt, Booted, Drain, Keys, Load, Message,
 
 def arena(generation: int, names: list[str], *, seal: bool = True) -> tuple[int, int]:
     """A descriptor and size of a snapshot with these commands."""
-    messages = [avap_pb2.CommandResponse(name=name, code=str(generation).encode()).SerializeToString() for name in names]
+    messages = [
+        avap_pb2.CommandResponse(name=name, code=str(generation).encode()).SerializeToString() for name in names
+    ]
     fd = memory.create("avapd-snapshot")
     size = snapshot.pack(fd, generation, len(messages), messages).arena_size
     if not seal:

@@ -162,9 +162,7 @@ def test_usr2_replaces_every_worker_without_a_lost_call(sample: Database, serve:
     assert server.metric("avap_worker_restarts_total") == 0
 
 
-def test_a_replacement_that_cannot_start_leaves_the_old_worker(
-    sample: Database, serve: Serve, failpoint: Path
-) -> None:
+def test_a_replacement_that_cannot_start_leaves_the_old_worker(sample: Database, serve: Serve, failpoint: Path) -> None:
     """SIGUSR2 with a broken installation changes nothing."""
     server = serve(sample.reader_url, env={"PYTHONPATH": str(failpoint)}).wait_serving()
     before = server.workers()
@@ -185,7 +183,10 @@ def test_as_pid_1_it_reaps_strangers_and_honours_term(sample: Database, serve: S
     enter = ["nsenter", "-t", str(master.pid), "-p", "-m"]
     for code in (0, 1, 3):
         subprocess.run([*enter, "sh", "-c", f"(exit {code}) & (sh -c 'exit {code}' &) ; exit 0"], check=True)
-    zombies = lambda: [child for child in master.children() if child.status() == psutil.STATUS_ZOMBIE]  # noqa: E731
+
+    def zombies() -> list[psutil.Process]:
+        return [child for child in master.children() if child.status() == psutil.STATUS_ZOMBIE]
+
     wait_until(lambda: not zombies(), 1.0, "no zombies")
     with server.calls() as calls:
         assert calls.get("addVar").code == 0
@@ -196,7 +197,7 @@ def test_as_pid_1_it_reaps_strangers_and_honours_term(sample: Database, serve: S
 
 
 def test_a_worker_knows_nothing_of_the_database() -> None:
-    """The environment handed to workers is a short list; nothing of the database, the keys or the user's own is in it."""
+    """The environment handed to workers is a short list; nothing of the database or the keys is in it."""
     given = {
         "PATH": "/bin", "LC_ALL": "C", "PYTHONPATH": "x", "GRPC_VERBOSITY": "debug", "DATABASE_URL": "secret",
         "PGPASSWORD": "secret", "API_KEY": "secret", "SIGNING_KEY_FILE": "secret", "AVAPD_PORT": "1",
