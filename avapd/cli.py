@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -107,16 +108,24 @@ def _serve(
 @click.option("--keep", type=click.Path(file_okay=False, path_type=Path), help="Keep the database in this directory.")
 @click.option("--port", default=50051, show_default=True, help="gRPC port.")
 @click.option("--admin-port", default=9464, show_default=True, help="HTTP port of metrics and status.")
-@click.option("--workers", default=None, type=int, help="Worker processes.  [default: usable CPUs]")
+@click.option("--workers", default=None, type=click.IntRange(1, 256), help="Worker processes.  [default: usable CPUs]")
 @click.option("--signed", is_flag=True, help="Serve signed packages (SIGNING_KEY) instead of plain source.")
 def demo(keep: Path | None, port: int, admin_port: int, workers: int | None, signed: bool) -> int:
     """Serve a sample catalog from a real PostgreSQL of its own, and print what to try. Ctrl-C removes everything."""
     from avapd.demo import Demo  # noqa: PLC0415  # needs the extra `demo`
 
+    for number in (signal.SIGTERM, signal.SIGHUP):  # until the server takes them over, they end it as Ctrl-C does
+        signal.signal(number, signal.default_int_handler)
     with Demo(keep, port=port, admin_port=admin_port, signed=signed) as sample:
         environ = {**sample.environment(), **({"AVAPD_WORKERS": str(workers)} if workers else {})}
         settings = config.load(environ)
-        return _serve(settings, lambda: settings, on_serving=lambda: click.echo(sample.introduction()))
+
+        def hang_up() -> config.Config:
+            """SIGHUP, which refreshes a server, means here that the terminal was closed."""
+            signal.raise_signal(signal.SIGTERM)
+            return settings
+
+        return _serve(settings, hang_up, on_serving=lambda: click.echo(sample.introduction()))
 
 
 @cli.command()
@@ -175,10 +184,12 @@ def _key() -> str:
         text = Path(path).read_text(encoding="ascii") if path else os.environ.get("API_KEY", "")
     except (OSError, UnicodeDecodeError):
         raise ConfigError([f"API_KEY_FILE names {path}, which cannot be read"]) from None
-    key = text.split(",")[0].strip()
-    if not key:
+    if not text.strip():
         raise ConfigError(["API_KEY (or API_KEY_FILE) is not set: the server asks for a key"])
-    return key
+    try:
+        return config.api_keys(text)[0]
+    except ValueError as error:
+        raise ConfigError([f"API_KEY {error}"]) from None
 
 
 @cli.command()

@@ -101,7 +101,8 @@ def _database_url(text: str) -> str:
     return text
 
 
-def _api_keys(text: str) -> tuple[str, ...]:
+def api_keys(text: str) -> tuple[str, ...]:
+    """The keys in a text, separated by commas. Raises ValueError, without the text."""
     keys = tuple(key.strip() for key in text.split(",") if key.strip())
     if not keys:
         raise ValueError("holds no key")
@@ -126,7 +127,7 @@ class Config:
     database_url: str = _setting("DATABASE_URL", parse=_database_url, secret=True, help="PostgreSQL connection string")
     api_keys: tuple[str, ...] = _setting(
         "API_KEY",
-        parse=_api_keys,
+        parse=api_keys,
         secret=True,
         help="key of the clients, or several separated by commas (for rotation); 16 bytes or more outside development",
     )

@@ -8,11 +8,29 @@ accept queue and is not refused.
 from __future__ import annotations
 
 import socket
+import sys
 from typing import Final
 
 from avapd.errors import SocketError
 
 BACKLOG: Final = 4096  # the kernel takes the smaller of this and net.core.somaxconn
+
+
+def claim(host: str, port: int) -> socket.socket | None:
+    """Hold a name that only one avapd of this network namespace can have, as long as the socket lives.
+
+    SO_REUSEPORT would let a second one take half of the first one's clients without a word. Workers do not inherit
+    the name, so those a dead master left behind stand in nobody's way. Raises SocketError. Linux only (unix(7)).
+    """
+    if sys.platform != "linux":
+        return None
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.bind(f"\0avapd-{port}")
+    except OSError:
+        sock.close()
+        raise SocketError(f"cannot listen on {host} port {port}: another avapd serves there") from None
+    return sock
 
 
 def open_listeners(host: str, port: int, count: int) -> list[socket.socket]:

@@ -20,7 +20,7 @@ from typing import Final
 from avapd.config import Config
 from avapd.control import host
 from avapd.control.admin import Admin
-from avapd.control.listeners import open_listeners
+from avapd.control.listeners import claim, open_listeners
 from avapd.control.metrics import registry
 from avapd.control.poll import Poll
 from avapd.control.publisher import Publisher
@@ -70,6 +70,7 @@ class Master:
         self._on_serving = on_serving
         self._cpus = host.usable_cpus()
         self._count = config.workers or len(self._cpus)
+        self._claim = claim(config.host, config.port)
         listeners = open_listeners(config.host, config.port, self._count)
         rows = 2 * self._count
         self._board = board.Board(board.create(rows), rows)

@@ -38,7 +38,7 @@ BYTECODE: Final = "avap_bytecode"
 _SIZES: Final = """
     SELECT count(*) AS rows,
            coalesce(sum(coalesce(octet_length(name), 0)::bigint + coalesce(octet_length(interface), 0)
-           + coalesce(octet_length(code), 0)), 0)::bigint AS bytes
+           + coalesce(octet_length(type), 0) + coalesce(octet_length(code), 0)), 0)::bigint AS bytes
     FROM {schema}.{table}"""
 _ROWS: Final = """
     SELECT id, name, type,

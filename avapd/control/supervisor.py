@@ -24,6 +24,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, Protocol
 
+from avapd.control.listeners import BACKLOG
 from avapd.control.worker import Worker
 from avapd.errors import ChannelError, CrashLoopError
 from avapd.log import Log
@@ -132,6 +133,8 @@ class Supervisor:
         taken = {worker.row_number for worker in self.workers}
         row = next(row for row in (2 * slot.number, 2 * slot.number + 1) if row not in taken)
         try:
+            # Already so, unless the last worker's engine shut it down in its fall.
+            slot.listener.listen(BACKLOG)
             start = self._describe(slot.number, row)
             worker = Worker(start, self._board.row(row), self._board.fd, slot.listener, self._environ)
         except OSError as error:

@@ -23,7 +23,8 @@ _KEPT_PREFIXES: Final = ("LC_", "PYTHON", "GRPC_")
 def environment(environ: Mapping[str, str], threadpool: int) -> dict[str, str]:
     """The environment of a worker."""
     kept = {name: value for name, value in environ.items() if name in _KEPT or name.startswith(_KEPT_PREFIXES)}
-    return {**kept, "UV_THREADPOOL_SIZE": str(threadpool)}
+    # grpcio's own lines are no JSON, and any client can cause them.
+    return {"GRPC_VERBOSITY": "NONE", **kept, "UV_THREADPOOL_SIZE": str(threadpool)}
 
 
 class Worker:

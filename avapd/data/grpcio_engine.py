@@ -20,9 +20,10 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from avapd.data.auth import Keyring
 from avapd.data.grpcio_listener import Door, connections_on, say_goaway
 from avapd.data.process import open_files
-from avapd.data.service import DENIED, OK, SERVICE, Answer, Service, unimplemented
+from avapd.data.service import DENIED, HEADERS_TOO_LARGE, NO_MESSAGE, OK, SERVICE, Answer, Service, unimplemented
 from avapd.shared.board import METHODS, STATUS_OF_CODE, STATUSES, Row
 from avapd.shared.channel import Start
+from avapd.shared.snapshot import key_of, varint
 
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 _COLUMN: Final = {code: STATUSES.index(status) for code, status in STATUS_OF_CODE.items()}
@@ -38,13 +39,16 @@ _NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
 class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no types
     """Routes by the exact bytes of the path to handlers made once; a wrong key is routed to a handler that says so."""
 
-    def __init__(self, service: Service, keyring: Callable[[], Keyring], row: Row) -> None:
+    def __init__(self, service: Service, keyring: Callable[[], Keyring], row: Row, max_header_bytes: int) -> None:
         self._row = row
+        self._max_header_bytes = max_header_bytes
         self._keyring = keyring
         self._handlers = {
             f"/{SERVICE}/{name}": (
-                grpc.unary_unary_rpc_method_handler(self._unary(METHODS.index(name), method)),
+                # Not unary_unary: grpcio never answers a call that ends before its message does, and calls nobody.
+                grpc.stream_unary_rpc_method_handler(self._unary(METHODS.index(name), method)),
                 grpc.stream_stream_rpc_method_handler(self._refuse(METHODS.index(name), DENIED)),
+                grpc.stream_stream_rpc_method_handler(self._refuse(METHODS.index(name), HEADERS_TOO_LARGE)),
             )
             for name, method in service.methods.items()
         }
@@ -56,14 +60,19 @@ class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no typ
             refuse = self._refuse(self._unknown, unimplemented(details.method))
             return grpc.stream_stream_rpc_method_handler(refuse)
         # Here and not in the handler: grpcio has made the metadata for this call already, and would make them anew.
-        return known[0] if self._keyring().allows(details.invocation_metadata) else known[1]
+        metadata = details.invocation_metadata
+        # grpcio holds clients to the limit only once they have acknowledged it. Counted as in RFC 9113 section 6.5.2.
+        if sum(32 + len(name) + len(value) for name, value in metadata) > self._max_header_bytes:
+            return known[2]
+        return known[0] if self._keyring().allows(metadata) else known[1]
 
     def _unary(self, method: int, serve: Callable[[bytes], Answer]) -> Any:
         count, clock = self._row.count, time.perf_counter_ns
 
-        async def call(request: bytes, context: Any) -> bytes:
+        async def call(_requests: Any, context: Any) -> bytes:
+            request = await context.read()
             began = clock()
-            answer = serve(request)
+            answer = serve(request) if request is not grpc.aio.EOF else NO_MESSAGE
             if answer.code == OK:
                 count(method, 0, clock() - began)
                 return answer.payload
@@ -94,13 +103,12 @@ class _Health(health.aio.HealthServicer):  # type: ignore[misc]  # grpcio has no
         """The handler of the health service. Requests come as raw bytes, so that bad ones end as INTERNAL."""
         kinds = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler
         methods = (("Check", kinds[0], self.Check), ("List", kinds[0], self.List), ("Watch", kinds[1], self.Watch))
-        serializer = {"List": health_pb2.HealthListResponse.SerializeToString}
         return grpc.method_handlers_generic_handler(
             health.SERVICE_NAME,
             {
                 name: kind(
                     self._parsed(method),
-                    response_serializer=serializer.get(name, health_pb2.HealthCheckResponse.SerializeToString),
+                    response_serializer=None if name == "List" else health_pb2.HealthCheckResponse.SerializeToString,
                 )
                 for name, kind, method in methods
             },
@@ -133,8 +141,14 @@ class _Health(health.aio.HealthServicer):  # type: ignore[misc]  # grpcio has no
         await context.abort(grpc.StatusCode.UNAVAILABLE, "Server is shutting down")
 
     async def List(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802
-        statuses = {name: health_pb2.HealthCheckResponse(status=status) for name, status in self._server_status.items()}
-        return health_pb2.HealthListResponse(statuses=statuses)
+        # HealthListResponse { map<string, HealthCheckResponse> statuses = 1 } is younger than the grpcio we may use.
+        # A map entry is a message with the key in field 1 and the value in field 2.
+        entries = [
+            b"\x0a" + varint(len(entry)) + entry
+            for name, status in self._server_status.items()
+            for entry in [key_of(name) + b"\x12\x02\x08" + bytes([status])]
+        ]
+        return b"".join(entries)
 
     def end_watches(self) -> None:
         for watch in self._watches:
@@ -159,7 +173,7 @@ class GrpcioEngine:
         self._server.add_generic_rpc_handlers((self._health.handler(),))
         if start.environment == "development":
             _add_reflection(self._server)
-        self._server.add_generic_rpc_handlers((_Calls(service, keyring, row),))
+        self._server.add_generic_rpc_handlers((_Calls(service, keyring, row, start.max_header_bytes),))
         # One for each slot, since any may have to be adopted, and one for the warm-up.
         self._doors = [Door(self._server) for _ in range(start.slots + 1)]
         self._open: dict[int, tuple[Door, socket.socket]] = {}
@@ -169,6 +183,10 @@ class GrpcioEngine:
         """Start serving; no door is open yet."""
         await self._server.start()
         self._learn_idle_files()
+
+    async def ended(self) -> None:
+        """Return when the server has stopped, asked or not."""
+        await self._server.wait_for_termination()
 
     def open(self, slot: int, listener: socket.socket) -> None:
         """Accept connections of a slot; the engine closes `listener` when the door is shut."""

@@ -18,7 +18,7 @@ that crosses the GOAWAY is lost (CANCELLED). `say_goaway` therefore writes a fir
 (RFC 9113 section 6.8) to every connection: clients take new calls elsewhere while this server still answers what is on
 its way.
 
-Linux only (procfs, epoll). Proved with grpcio 1.80 to 1.85 in tests/data/test_grpcio_listener.py; `Door` raises
+Linux only (procfs, epoll). Proved with grpcio 1.80 to 1.83 in tests/data/test_grpcio_listener.py; `Door` raises
 SocketError when a later grpcio no longer works this way, so a worker then fails at boot, with words, and never serves
 half.
 """

@@ -36,6 +36,8 @@ class Answer(NamedTuple):
 
 
 DENIED: Final = Answer(UNAUTHENTICATED, "Invalid Credentials", b"")
+NO_MESSAGE: Final = Answer(UNIMPLEMENTED, "The call ended before its message", b"")
+HEADERS_TOO_LARGE: Final = Answer(RESOURCE_EXHAUSTED, "The request headers are larger than the maximum", b"")
 _NOT_LOADED: Final = Answer(UNAVAILABLE, "No catalog loaded yet", b"")
 _BAD_REQUEST: Final = Answer(INTERNAL, "Request is not a valid avap.CommandRequest", b"")
 _BAD_EMPTY: Final = Answer(INTERNAL, "Request is not a valid avap.Empty", b"")

@@ -91,10 +91,15 @@ class Worker:
             self._open_port()
         self._row[words.STATE] = State.WAITING
         self._link.send(Booted())
-        tasks = [asyncio.create_task(work()) for work in (self._beat, self._load_newest, self._stop.wait)]
+        works = (self._beat, self._load_newest, self._engine.ended, self._stop.wait)
+        tasks: list[asyncio.Task[object]] = [asyncio.create_task(work()) for work in works]
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
-            task.result()  # only the wait for the stop ever ends well
+            task.result()
+        if not self._stop.is_set():
+            self._log.error("Engine Ended", hint="the worker is replaced; grpcio's own lines say why")
+            self._log.close()
+            return Exit.INTERNAL
         await self._drain()
         for task in tasks:
             task.cancel()

@@ -17,7 +17,7 @@ __all__ = ["Demo"]
 _TEXT = """
   {count} definitions are served on 127.0.0.1:{port}. Try, in another terminal:
 
-  export API_KEY={key}
+  export API_KEY={key}{signing}
   {avapd} get addVar{at}
   {avapd} list{at}
   {avapd} sync{at}
@@ -86,6 +86,7 @@ class Demo:
             port=self._port,
             admin_port=self._admin_port,
             key=self._key,
+            signing=f"\n  export SIGNING_KEY={self._signing_key}  # verifies the packages" if self._signed else "",
             avapd=_command(),
             calls=f"127.0.0.1:{self._port} avap.DefinitionEngine/GetCommand",
             ghz=f"avap.DefinitionEngine/GetCommand 127.0.0.1:{self._port}",

@@ -26,7 +26,7 @@ def _stripped(command: dict[str, Any]) -> dict[str, Any]:
 
 
 def fill(postgres: Postgres, signing_key: bytes) -> int:
-    """Create and fill the tables, unless they are there; packages are signed anew each time. The number of commands."""
+    """Create and fill the tables, unless they are there; packages are signed anew each time. The number of rows."""
     sample = commands()
     if postgres.psql("SELECT to_regclass('obex_dapl_functions')").strip() == "":
         postgres.psql((resources.files("avapd.demo") / "tables.sql").read_text(encoding="utf-8"))
@@ -40,7 +40,7 @@ def fill(postgres: Postgres, signing_key: bytes) -> int:
             compiled.append((command["name"], stored, hashlib.sha256(source).hexdigest(), "t"))
     postgres.psql("TRUNCATE avap_bytecode")
     copy(postgres, "avap_bytecode", ("command_name", "bytecode", "source_hash", "is_verified"), compiled)
-    return len(sample)
+    return int(postgres.psql("SELECT count(*) FROM obex_dapl_functions"))
 
 
 def copy(postgres: Postgres, table: str, columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:

@@ -89,6 +89,8 @@ class Postgres:
         self.stop()
 
     def _init(self) -> None:
+        if self.data.exists() and any(self.data.iterdir()):
+            raise PostgresError(f"{self.data} is neither empty nor a PostgreSQL database; name another folder")
         self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self._as_user:
             os.chown(self.data, _NOBODY, _NOBODY)

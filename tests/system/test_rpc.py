@@ -7,11 +7,13 @@ import itertools
 import re
 import signal
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from support.calls import Calls, Outcome
@@ -285,8 +287,26 @@ def status_of(raw: bytes) -> str:
 def listed(calls: Calls) -> dict[str, str]:
     outcome = calls.call("/grpc.health.v1.Health/List", b"", ())
     assert outcome.code == 0, outcome
-    statuses = health_pb2.HealthListResponse.FromString(outcome.payload).statuses
+    statuses = list_response().FromString(outcome.payload).statuses
     return {name: status_of(status.SerializeToString()) for name, status in statuses.items()}
+
+
+@cache
+def list_response() -> Any:
+    """HealthListResponse as grpc/health/v1/health.proto has it; the grpc_health of grpcio 1.83 does not."""
+    proto = descriptor_pb2.FileDescriptorProto(
+        name="health_list.proto", package="test.health", syntax="proto3", dependency=[health_pb2.DESCRIPTOR.name]
+    )
+    message = proto.message_type.add(name="HealthListResponse")
+    field = {"type": 11, "label": 3, "number": 1}
+    message.field.add(name="statuses", type_name=".test.health.HealthListResponse.StatusesEntry", **field)
+    entry = message.nested_type.add(name="StatusesEntry")
+    entry.options.map_entry = True
+    entry.field.add(name="key", type=9, label=1, number=1)
+    entry.field.add(name="value", type=11, label=1, number=2, type_name=".grpc.health.v1.HealthCheckResponse")
+    pool = descriptor_pool.Default()
+    pool.AddSerializedFile(proto.SerializeToString())
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("test.health.HealthListResponse"))
 
 
 @pytest.mark.parametrize("service", HEALTH_NAMES)

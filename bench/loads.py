@@ -1,0 +1,124 @@
+"""Loads: closed loops of one unary call over connections by streams, from one client core.
+
+The client is h2load (a C program) where it is installed: it costs a fraction of what any server here does. Otherwise
+it is aio_load.py on grpc.aio, which is itself slower than the servers, so that ratios come out nearer to 1 than they
+are.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from bench import proc
+from bench.server import BenchError, pinned
+
+
+class Target(NamedTuple):
+    """A server that runs: where to call it, with what, which process does the work, and how long its answer is."""
+
+    port: int
+    path: str
+    headers: dict[str, str]
+    message: bytes
+    pid: int
+    answer_bytes: int
+
+
+class Load(NamedTuple):
+    """A closed loop: `streams` calls are under way on each of `connections`, at any time."""
+
+    connections: int
+    streams: int
+
+
+class Done(NamedTuple):
+    """What a client did: whole calls, those of them that failed, and the mean time of a call in seconds."""
+
+    calls: int
+    failed: int
+    seconds: float
+    mean: float
+
+
+HAVE_H2LOAD: Final = shutil.which("h2load") is not None
+CLIENT: Final = "h2load" if HAVE_H2LOAD else "grpc.aio"
+
+
+def client_version() -> str:
+    """The version of the client that `drive` uses."""
+    if not HAVE_H2LOAD:
+        return "grpc.aio"
+    return (
+        subprocess.run(["h2load", "--version"], check=True, capture_output=True, text=True)
+        .stdout.split("/")[-1]
+        .strip()
+    )
+
+
+def drive(target: Target, load: Load, seconds: float, cpu: int) -> dict[str, float]:
+    """Load a server for so many seconds from this CPU; calls a second, also of its CPU time, and their mean time."""
+    client = _h2load if HAVE_H2LOAD else _aio
+    with pinned({cpu}):
+        client(target, load, min(1.0, seconds / 2))  # connections, caches and memos are warm afterwards
+        before = proc.cpu_seconds(target.pid)
+        done = client(target, load, seconds)
+        cpu_seconds = proc.cpu_seconds(target.pid) - before
+    if done.failed or not done.calls:
+        raise BenchError(f"{done.failed} of {done.calls} calls failed")
+    return {
+        "per_second": done.calls / done.seconds,
+        "per_cpu_second": done.calls / cpu_seconds,
+        "mean_ms": done.mean * 1e3,
+        "server_cpu": cpu_seconds / done.seconds,
+    }
+
+
+def _h2load(target: Target, load: Load, seconds: float) -> Done:
+    """h2load counts HTTP statuses; that the answers are whole is seen from the bytes of data per call."""
+    with tempfile.NamedTemporaryFile() as body:
+        body.write(b"\0" + len(target.message).to_bytes(4, "big") + target.message)
+        body.flush()
+        headers = {"content-type": "application/grpc", "te": "trailers", **target.headers}
+        words = [word for name, value in headers.items() for word in ("-H", f"{name}: {value}")]
+        text = subprocess.run(
+            ["h2load", "-D", f"{round(seconds * 1000)}ms", "-c", str(load.connections), "-m", str(load.streams),
+             "-d", body.name, *words, f"http://127.0.0.1:{target.port}{target.path}"],
+            check=True, capture_output=True, text=True,
+        ).stdout  # fmt: skip
+    finished = _numbers(r"finished in ([\d.]+)(s|ms),", text)
+    done, failed, errored, timed_out = _numbers(
+        r"(\d+) done, \d+ succeeded, (\d+) failed, (\d+) errored, (\d+) timeout", text
+    )
+    data = _numbers(r"\((\d+)\) data", text)
+    if done and int(data[0]) / int(done) < 0.95 * target.answer_bytes:
+        raise BenchError(f"{data[0]} bytes came for {done} calls, each answer has {target.answer_bytes}")
+    mean = _numbers(r"time for request: +\S+ +\S+ +([\d.]+)(us|ms|s) ", text)
+    lost = int(failed) + int(errored) + int(timed_out)
+    return Done(int(done), lost, _seconds(*finished), _seconds(*mean))
+
+
+def _numbers(pattern: str, text: str) -> tuple[str, ...]:
+    found = re.search(pattern, text)
+    if found is None:
+        raise BenchError(f"h2load says nothing like {pattern!r}:\n{text}")
+    return found.groups()
+
+
+def _seconds(number: str, unit: str) -> float:
+    return float(number) * {"s": 1.0, "ms": 1e-3, "us": 1e-6}[unit]
+
+
+def _aio(target: Target, load: Load, seconds: float) -> Done:
+    asked = {**target._asdict(), "message": target.message.hex(), **load._asdict(), "seconds": seconds}
+    done = subprocess.run(
+        [sys.executable, Path(__file__).parent / "peers" / "aio_load.py", json.dumps(asked)],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    return Done(**json.loads(done.stdout))
