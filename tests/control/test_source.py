@@ -161,7 +161,7 @@ def test_an_oversized_row_is_left_on_the_server(database: Database) -> None:
 
 def test_a_table_above_the_maximum_is_refused_before_it_travels(database: Database) -> None:
     """The text names both sizes; the limit itself is allowed."""
-    database.insert([("abc", "[]", "function", "x" * 95)])
+    database.insert([("abc", "[]", "function", "x" * 87)])
     assert len(read(database.reader_url, bytes_=100).functions) == 1
     with pytest.raises(CatalogTooLargeError, match="100 bytes in 1 rows, the maximum is 99"):
         read(database.reader_url, bytes_=99)
