@@ -4,7 +4,8 @@ What happens to a worker, and what follows:
 
     exits or is killed        its slot's socket is lent to a serving worker at once; a new worker starts, at once
                               if the old one had been able to start, else after a back-off (0.5 s to 5 s, ±20 %)
-    silent for `silence`      SIGABRT (its stack goes to stderr), then SIGKILL 0.25 s later; then as above
+    silent for `silence`      unless it only waits for a CPU: SIGABRT (its stack goes to stderr), then SIGKILL 0.25 s
+                              later; then as above
     cannot start, five times  when that is true of every slot and nobody serves: CrashLoopError, exit 70
     is replaced (SIGUSR2)     a new one starts in the slot's other row, on the same socket; once it serves,
                               the old one drains
@@ -36,6 +37,8 @@ BOOT_SECONDS: Final = 10.0
 _ABORT_SECONDS: Final = 0.25
 # The master itself was stopped or starved: the workers' heartbeats are judged only after it caught up.
 _OWN_PAUSE_SECONDS: Final = 1.0
+# A worker that waits for a CPU is only slow; but not for ever.
+_STARVED_SECONDS: Final = 30.0
 _BACKOFF_FIRST: Final = 0.5
 _BACKOFF_MOST: Final = 5.0
 _CRASHES_MOST: Final = 5
@@ -211,12 +214,13 @@ class Supervisor:
             return
         booting = worker.state in {State.ABSENT, State.BOOTING}
         allowed = BOOT_SECONDS if booting else self._silence_seconds
-        if worker.silent_for(now) > allowed and now > self._judge_after:
+        silent, starved = worker.silent_for(now), worker.starved_for()
+        if silent > allowed and now > self._judge_after and (starved < silent / 2 or silent > _STARVED_SECONDS):
             self._log.error(
                 "Worker Silent, Killing",
                 worker=worker.slot,
                 worker_pid=worker.pid,
-                seconds=round(worker.silent_for(now), 2),
+                seconds=round(silent, 2),
             )
             worker.aborted_at = now
             worker.signal(signal.SIGABRT)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
 
 from avapd.shared import board as words
@@ -25,6 +26,14 @@ def environment(environ: Mapping[str, str], threadpool: int) -> dict[str, str]:
     kept = {name: value for name, value in environ.items() if name in _KEPT or name.startswith(_KEPT_PREFIXES)}
     # grpcio's own lines are no JSON, and any client can cause them.
     return {"GRPC_VERBOSITY": "NONE", **kept, "UV_THREADPOOL_SIZE": str(threadpool)}
+
+
+def _waited_for_cpu(pid: int) -> float:
+    """Seconds that a process was runnable and did not run (proc(5), /proc/PID/schedstat, second field)."""
+    try:
+        return int(Path(f"/proc/{pid}/schedstat").read_text(encoding="ascii").split()[1]) / 1e9
+    except (OSError, IndexError):
+        return 0.0
 
 
 class Worker:
@@ -45,6 +54,7 @@ class Worker:
         self.aborted_at: float | None = None
         self.started_at = time.monotonic()
         self._row = row
+        self._silent_since = (0, 0.0)  # the heartbeat, and the wait for a CPU up to when it was last seen
         row.clear_gauges()
         self.channel, theirs = Channel.pair()
         with theirs:
@@ -81,6 +91,17 @@ class Worker:
         """Seconds since its event loop last showed that it turns; since the start, before it ever did."""
         heartbeat: float = self._row[words.HEARTBEAT] / 1e9
         return now - max(heartbeat, self.started_at)
+
+    def starved_for(self) -> float:
+        """Seconds of its present silence that it spent waiting for a CPU (Linux: schedstat; elsewhere 0).
+
+        A process that hangs or is stopped does not wait for a CPU; one that does is only slow.
+        """
+        waited = _waited_for_cpu(self.pid)
+        heartbeat = self._row[words.HEARTBEAT]
+        if heartbeat != self._silent_since[0]:
+            self._silent_since = (heartbeat, waited)
+        return waited - self._silent_since[1]
 
     def send(self, message: Message, *descriptors: int) -> bool:
         """Send, never waiting; False when the process is gone, which its burial will tell anyway."""
