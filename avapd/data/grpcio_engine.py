@@ -10,6 +10,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable
+from itertools import chain
 from typing import Any, Final
 
 import grpc
@@ -63,7 +64,7 @@ class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no typ
         # Here and not in the handler: grpcio has made the metadata for this call already, and would make them anew.
         metadata = details.invocation_metadata
         # grpcio holds clients to the limit only once they have acknowledged it. Counted as in RFC 9113 section 6.5.2.
-        if sum(32 + len(name) + len(value) for name, value in metadata) > self._max_header_bytes:
+        if 32 * len(metadata) + sum(map(len, chain.from_iterable(metadata))) > self._max_header_bytes:
             return known[2]
         return known[0] if self._keyring().allows(metadata) else known[1]
 
@@ -168,6 +169,8 @@ class GrpcioEngine:
                 ("grpc.max_metadata_size", start.max_header_bytes),
                 ("grpc.absolute_max_metadata_size", start.max_header_bytes),
                 ("grpc.max_concurrent_streams", start.max_streams),
+                # Probes are PINGs that size the window for what we receive, which is never more than a request.
+                ("grpc.http2.bdp_probe", 0),
             ]
         )
         self._health = _Health()

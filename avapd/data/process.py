@@ -45,6 +45,10 @@ def tune(listener: socket.socket) -> None:
 
 
 def freeze_heap() -> None:
-    """Take everything that start-up made out of the collector's sight: it will live as long as the process."""
+    """Take everything that start-up made out of the collector's sight: it will live as long as the process.
+
+    What calls make is freed by reference counts; the collector then only looks for rare cycles, so it may look less.
+    """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
