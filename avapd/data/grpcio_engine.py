@@ -57,6 +57,7 @@ class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no typ
         self._unknown = METHODS.index("unknown")
 
     def service(self, details: Any) -> Any:
+        """The handler of a call, by its path and its metadata."""
         known = self._handlers.get(details.method)
         if known is None:  # asked last, after health and reflection: what nobody knows ends here
             refuse = self._refuse(self._unknown, unimplemented(details.method))
