@@ -30,7 +30,8 @@ class Proxy:
                     for end in pair:
                         _reset(end)
                 self._pairs.clear()
-            if mode == "refuse":
+            if mode == "refuse" and before != "refuse":
+                self._listener.shutdown(socket.SHUT_RDWR)  # a close alone does not wake a thread in accept
                 self._listener.close()
             elif before == "refuse":
                 self._listener = socket.create_server(("127.0.0.1", self.port))
@@ -46,7 +47,11 @@ class Proxy:
             if self._mode == "reset":
                 _reset(client)
                 continue
-            server = socket.create_connection(self._target)
+            try:
+                server = socket.create_connection(self._target)
+            except OSError:
+                client.close()
+                continue
             with self._lock:
                 self._pairs.append((client, server))
             for source, sink in ((client, server), (server, client)):
