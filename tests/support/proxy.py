@@ -33,7 +33,7 @@ class Proxy:
             if mode == "refuse" and before != "refuse":
                 self._listener.shutdown(socket.SHUT_RDWR)  # a close alone does not wake a thread in accept
                 self._listener.close()
-            elif before == "refuse" != mode:
+            elif before == "refuse" and mode != "refuse":
                 self._listener = socket.create_server(("127.0.0.1", self.port))
                 threading.Thread(target=self._accept, daemon=True).start()
 
