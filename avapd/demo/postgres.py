@@ -23,6 +23,7 @@ DATABASE: Final = "avap"
 OWNER: Final = "postgres"
 _NOBODY: Final = 65534
 _START_SECONDS: Final = 60.0
+_REMOVE_SECONDS: Final = 5.0
 
 
 class PostgresError(AvapdError):
@@ -146,7 +147,11 @@ class Postgres:
         self._remove()
 
     def _remove(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
+        # An initdb that was just interrupted may still have children that write: what they add goes as well.
+        deadline = time.monotonic() + _REMOVE_SECONDS
+        while self.folder.exists() and time.monotonic() < deadline:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            time.sleep(0.05)
 
     # --- use --------------------------------------------------------------------------------------------
 
