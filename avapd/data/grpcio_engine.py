@@ -28,7 +28,6 @@ from avapd.shared.snapshot import key_of, varint
 
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 _COLUMN: Final = {code: STATUSES.index(status) for code, status in STATUS_OF_CODE.items()}
-_CANCELLED: Final = STATUSES.index(499)
 _WARM_CALLS: Final = 20
 _COUNTED_FILES: Final = 512
 _SETTLE_SECONDS: Final = 0.05
