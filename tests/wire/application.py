@@ -1,0 +1,87 @@
+"""What the engine serves in its own tests: one method of every kind, and a record of what was asked of them."""
+
+from __future__ import annotations
+
+from avapd.wire.grpc import Answer, Call, Field, Method
+
+SERVICE = b"/test.Service/"
+ECHO = SERVICE + b"Echo"  # unary: b"reply to " + message
+LARGE = SERVICE + b"Large"  # unary: as many bytes as the message says in decimal
+FAIL = SERVICE + b"Fail"  # unary: raises
+REFUSE = SERVICE + b"Refuse"  # unary: NOT_FOUND, with the message as its text
+COUNT = SERVICE + b"Count"  # server stream: as many messages as the message says in decimal, then OK
+WATCH = SERVICE + b"Watch"  # server stream: one message at once, then open until the test ends it
+TALK = SERVICE + b"Talk"  # bidirectional: b"reply to " + each message, OK after the client's end
+
+OK, NOT_FOUND, UNIMPLEMENTED, UNAUTHENTICATED = 0, 5, 12, 16
+DENY: Field = (b"x-deny", b"yes")  # metadata with which every call is refused as UNAUTHENTICATED
+
+
+class Talk:
+    """The side of a Talk call that hears the client."""
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+
+    def message(self, message: bytes) -> None:
+        self.call.send(b"reply to " + message)
+
+    def end(self) -> None:
+        self.call.finish()
+
+
+class Methods:
+    """The methods above. `asked` counts unary calls, `watching` holds the Watch calls, `cancelled` counts lost streams."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.cancelled = 0
+        self.watching: list[Call] = []
+        self.methods = {
+            ECHO: Method.unary(ECHO, self.echo),
+            LARGE: Method.unary(LARGE, self.large),
+            FAIL: Method.unary(FAIL, self.fail),
+            REFUSE: Method.unary(REFUSE, self.refuse),
+            COUNT: Method.server_stream(COUNT, self.count),
+            WATCH: Method.server_stream(WATCH, self.watch),
+            TALK: Method.bidi(TALK, self.talk),
+        }
+
+    def route(self, path: bytes, metadata: tuple[Field, ...]) -> Method | Answer:
+        if DENY in metadata:
+            return Answer(UNAUTHENTICATED, "denied", b"")
+        return self.methods.get(path) or Answer(UNIMPLEMENTED, "unknown method", b"")
+
+    def echo(self, message: bytes) -> Answer:
+        self.asked += 1
+        return Answer(OK, "", b"reply to " + message)
+
+    def large(self, message: bytes) -> Answer:
+        self.asked += 1
+        return Answer(OK, "", b"x" * int(message))
+
+    def fail(self, message: bytes) -> Answer:
+        self.asked += 1
+        raise RuntimeError(f"asked to fail: {message!r}")
+
+    def refuse(self, message: bytes) -> Answer:
+        self.asked += 1
+        return Answer(NOT_FOUND, message.decode(), b"")
+
+    def count(self, call: Call, message: bytes) -> None:
+        call.on_cancel = self._lost
+        for number in range(int(message)):
+            call.send(b"message %d" % number)
+        call.finish()
+
+    def watch(self, call: Call, message: bytes) -> None:
+        call.on_cancel = self._lost
+        self.watching.append(call)
+        call.send(b"watching " + message)
+
+    def talk(self, call: Call) -> Talk:
+        call.on_cancel = self._lost
+        return Talk(call)
+
+    def _lost(self) -> None:
+        self.cancelled += 1
