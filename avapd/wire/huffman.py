@@ -1,0 +1,129 @@
+"""The Huffman code of HPACK (RFC 7541 section 5.2 and appendix B).
+
+The code is canonical: codes of one length are consecutive, in the order of their symbols, and a longer code continues
+where the shorter ones ended. So the symbols of each length are the whole of appendix B.
+
+Decoding takes a byte at a time. A state is what is left of an unfinished code: its length and its bits. In a state a
+byte leads to a *cell*: the symbols it completes, the row of the next state, and whether the string may end there.
+Cells are made when first needed, so that importing costs nothing and the memory is that of the text which came by:
+a few dozen KB for headers, and 3 MB when somebody sends every byte in every state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+_EOS: Final = 256
+_SYMBOLS: Final[dict[int, bytes]] = {
+    5: b"012aceiost",
+    6: b" %-./3456789=A_bdfghlmnpru",
+    7: b":BCDEFGHIJKLMNOPQRSTUVWYjkqvwxyz",
+    8: b"&*,;XZ",
+    10: b'!"()?',
+    11: b"'+|",
+    12: b"#>",
+    13: b"\0$@[]~",
+    14: b"^}",
+    15: b"<`{",
+    19: b"\\\xc3\xd0",
+    20: b"\x80\x82\x83\xa2\xb8\xc2\xe0\xe2",
+    21: b"\x99\xa1\xa7\xac\xb0\xb1\xb3\xd1\xd8\xd9\xe3\xe5\xe6",
+    22: b"\x81\x84\x85\x86\x88\x92\x9a\x9c\xa0\xa3\xa4\xa9\xaa\xad\xb2\xb5\xb9\xba\xbb\xbd\xbe\xc4\xc6\xe4\xe8\xe9",
+    23: b"\x01\x87\x89\x8a\x8b\x8c\x8d\x8f\x93\x95\x96\x97\x98\x9b\x9d\x9e\xa5\xa6\xa8\xae\xaf\xb4\xb6\xb7\xbc\xbf"
+    b"\xc5\xe7\xef",
+    24: b"\x09\x8e\x90\x91\x94\x9f\xab\xce\xd7\xe1\xec\xed",
+    25: b"\xc7\xcf\xea\xeb",
+    26: b"\xc0\xc1\xc8\xc9\xca\xcd\xd2\xd5\xda\xdb\xee\xf0\xf2\xf3\xff",
+    27: b"\xcb\xcc\xd3\xd4\xd6\xdd\xde\xdf\xf1\xf4\xf5\xf6\xf7\xf8\xfa\xfb\xfc\xfd\xfe",
+    28: b"\x02\x03\x04\x05\x06\x07\x08\x0b\x0c\x0e\x0f\x10\x11\x12\x13\x14\x15\x17\x18\x19\x1a\x1b\x1c\x1d\x1e\x1f"
+    b"\x7f\xdc\xf9",
+    30: b"\n\r\x16",
+}
+
+_State = tuple[int, int]
+_Row = list["_Cell | None"]
+_Cell = tuple[bytes, _Row, bool]
+
+
+def _codes() -> Iterator[tuple[int, int, int]]:
+    """Every symbol with the length and the bits of its code; the end-of-string symbol comes last."""
+    code = length = 0
+    for longer, symbols in _SYMBOLS.items():
+        code <<= longer - length
+        length = longer
+        for symbol in symbols:
+            yield symbol, length, code
+            code += 1
+    yield _EOS, length, code
+
+
+_CODES: Final = {symbol: (length, code) for symbol, length, code in _codes()}
+_BY_CODE: Final = {state: symbol for symbol, state in _CODES.items()}
+_START: Final = (0, 0)
+_ROWS: Final[dict[_State, _Row]] = {}
+
+
+def _row(state: _State) -> _Row:
+    row = _ROWS.get(state)
+    if row is None:
+        row = _ROWS[state] = [None] * 256
+    return row
+
+
+def _cell(state: _State, byte: int) -> tuple[_Cell, _State]:
+    """What a byte means in a state, and the state it leads to. Raises ValueError at the end-of-string symbol."""
+    length, code = state
+    symbols = bytearray()
+    for shift in range(7, -1, -1):
+        length, code = length + 1, code << 1 | byte >> shift & 1
+        symbol = _BY_CODE.get((length, code))
+        if symbol == _EOS:
+            raise ValueError("the end-of-string symbol inside a string")
+        if symbol is not None:
+            symbols.append(symbol)
+            length, code = _START
+    # Padding is the start of the end-of-string symbol, which is all ones, and shorter than a byte.
+    complete = length < 8 and code == (1 << length) - 1
+    return (bytes(symbols), _row((length, code)), complete), (length, code)
+
+
+def _learn(data: bytes) -> None:
+    """Make the cells that decoding `data` needs. Raises ValueError."""
+    state = _START
+    for byte in data:
+        row = _row(state)
+        row[byte], state = _cell(state, byte)
+
+
+_FIRST: Final = _row(_START)
+
+
+def decode(data: bytes) -> bytes:
+    """The string that `data` stands for. Raises ValueError, with the reason, when it stands for none.
+
+    At most 8 bytes for every 5 of `data`.
+    """
+    while True:
+        row, complete = _FIRST, True
+        symbols = []
+        try:
+            for byte in data:
+                some, row, complete = row[byte]  # type: ignore[misc]  # a cell not made yet is the TypeError below
+                symbols.append(some)
+        except TypeError:
+            _learn(data)
+            continue
+        if not complete:
+            raise ValueError("padding that is not the start of the end-of-string symbol")
+        return b"".join(symbols)
+
+
+def encode(data: bytes) -> bytes:
+    """`data` in the code, padded with ones."""
+    length = code = 0
+    for byte in data:
+        more, bits = _CODES[byte]
+        length, code = length + more, code << more | bits
+    padding = -length % 8
+    return (code << padding | (1 << padding) - 1).to_bytes((length + padding) // 8, "big")
