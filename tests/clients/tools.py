@@ -1,0 +1,181 @@
+"""Clients that others wrote: found, or installed once into a cache folder of the user's, by version.
+
+The folder is `avapd-tests` in `$XDG_CACHE_HOME` (or `~/.cache`); it may be removed at any time. What is built is built
+in a folder beside it and moved into place when it is complete, so test runs at the same time do not harm each other.
+
+What cannot be had here (no Go, no network, an older compiler) is a skip that names the tool and the reason. What cannot
+be *built* of our own sources is a failure.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+GO_FOLDER = Path(__file__).parent / "go"
+# Left by the tools themselves in a folder of sources.
+_BUILT = {"node_modules", "target", "__pycache__"}
+_GO = {"GOTOOLCHAIN": "local", "CGO_ENABLED": "0"}
+_GO_BUILD = ("-ldflags=-s -w",)
+_INSTALL_SECONDS = 400
+
+
+def cache_folder() -> Path:
+    """Where installed tools live."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if base else Path.home() / ".cache") / "avapd-tests"
+
+
+def installed(name: str, hint: str = "") -> Path:
+    """A program that is there already; skips when it is not."""
+    found = shutil.which(name)
+    if found is None:
+        pytest.skip(f"{name} is not installed" + (f" ({hint})" if hint else ""))
+    return Path(found)
+
+
+@cache
+def go_tool(package: str, version: str = "") -> Path:
+    """The program of a Go package.
+
+    With a version it is built by itself. Without one it is built as tests/clients/go/go.mod pins it, sharing what it
+    shares with the other tools there, which is most of the time that a build takes.
+    """
+    go = installed("go")
+    name = package.rsplit("/", 1)[-1]
+    if version:
+
+        def install(folder: Path) -> None:
+            env = {**_GO, "GOFLAGS": "-mod=mod -buildvcs=false", "GOBIN": str(folder)}
+            _fetch(f"{name}@{version}", [go, "install", *_GO_BUILD, f"{package}@{version}"], env)
+
+        return _once(name, _digest(package, version, _go_version()), install) / name
+    return _once(name, _digest(package, _go_version(), *_sources(GO_FOLDER)), _go_build(go, name, package)) / name
+
+
+def go_program(folder: str) -> Path:
+    """A program of our own from tests/clients/go/`folder`."""
+    return go_tool(f"./{folder}")
+
+
+def go_module_folder(module: str) -> Path:
+    """Where the sources of a module of tests/clients/go/go.mod are."""
+    command = [installed("go"), "list", "-m", "-f", "{{.Dir}}", module]
+    return Path(_fetch(module, command, {**_GO, "GOFLAGS": "-mod=readonly"}, GO_FOLDER).strip())
+
+
+def npm(folder: Path) -> Path:
+    """A copy of a folder of scripts with the packages of its package-lock.json beside them."""
+    program = installed("npm")
+
+    def install(copy: Path) -> None:
+        _copy(folder, copy)
+        _fetch(folder.name, [program, "ci", "--no-audit", "--no-fund"], {}, copy)
+
+    return _once(f"npm-{folder.name}", _digest(*_sources(folder)), install)
+
+
+def cargo(folder: Path, program: str) -> Path:
+    """The program of a Rust package, as its Cargo.lock pins it. The dependencies stay built between changes of ours."""
+    builder = installed("cargo")
+    target = cache_folder() / "cargo" / folder.name
+
+    def install(made: Path) -> None:
+        _fetch(folder.name, [builder, "fetch", "--locked"], {}, folder)
+        command = [builder, "build", "--release", "--locked", "--offline", "--bin", program]
+        _build(folder.name, command, {"CARGO_TARGET_DIR": str(target)}, folder)
+        shutil.copy2(target / "release" / program, made)
+
+    version = _fetch("cargo", [builder, "--version"], {})
+    return _once(f"cargo-{program}", _digest(version, *_sources(folder)), install) / program
+
+
+# --- how --------------------------------------------------------------------------------------------------------
+
+
+def _go_build(go: Path, name: str, package: str) -> Callable[[Path], None]:
+    def build(folder: Path) -> None:
+        env = {**_GO, "GOFLAGS": "-mod=readonly -buildvcs=false"}
+        _fetch(name, [go, "list", "-deps", "-f", "{{.ImportPath}}", package], env, GO_FOLDER)  # downloads them
+        _build(name, [go, "build", *_GO_BUILD, "-o", str(folder / name), package], env, GO_FOLDER)
+
+    return build
+
+
+@cache
+def _go_version() -> str:
+    return _fetch("go", [installed("go"), "env", "GOVERSION"], _GO)
+
+
+_REASONS: dict[str, str] = {}
+
+
+def _fetch(what: str, command: list[str | Path], env: Mapping[str, str], folder: Path | None = None) -> str:
+    """Run what needs the network or a recent tool: its output, or a skip. What failed once is not tried again."""
+    key = f"{command} {env}"
+    if key not in _REASONS:
+        done = _run(command, env, folder)
+        if done.returncode == 0:
+            return done.stdout
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        _REASONS[key] = " | ".join(lines[-2:])[-400:] or f"exit {done.returncode}"
+    pytest.skip(f"{what} cannot be had: {_REASONS[key]}")
+
+
+def _build(what: str, command: list[str | Path], env: Mapping[str, str], folder: Path) -> None:
+    done = _run(command, env, folder)
+    assert done.returncode == 0, f"{what} does not build:\n{done.stdout}{done.stderr}"
+
+
+def _run(command: list[str | Path], env: Mapping[str, str], folder: Path | None) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            command, env={**os.environ, **env}, cwd=folder, stdin=subprocess.DEVNULL, timeout=_INSTALL_SECONDS,
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return subprocess.CompletedProcess(command, -1, "", f"not within {_INSTALL_SECONDS} s")
+
+
+def _once(name: str, digest: str, install: Callable[[Path], None]) -> Path:
+    """The folder of this name and digest, filled by `install` when it is not there yet."""
+    place = cache_folder() / f"{name}-{digest}"
+    if not place.exists():
+        cache_folder().mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=cache_folder()) as temporary:
+            made = Path(temporary) / "made"
+            made.mkdir()
+            install(made)
+            try:
+                made.rename(place)
+            except OSError:  # another test run was faster
+                assert place.exists()
+    return place
+
+
+def _sources(folder: Path) -> Iterator[str]:
+    """The names and contents of the files in a folder."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not _BUILT & set(path.relative_to(folder).parts):
+            yield str(path.relative_to(folder))
+            yield path.read_text(encoding="utf-8")
+
+
+def _copy(folder: Path, to: Path) -> None:
+    shutil.copytree(folder, to, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*_BUILT))
+
+
+def _digest(*parts: str) -> str:
+    made = hashlib.sha256(platform.machine().encode())
+    for part in parts:
+        made.update(len(part).to_bytes(8, "big") + part.encode())
+    return made.hexdigest()[:16]
