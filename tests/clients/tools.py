@@ -15,12 +15,13 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
 import pytest
 
+Command = Sequence[str | Path]
 GO_FOLDER = Path(__file__).parent / "go"
 # Left by the tools themselves in a folder of sources.
 _BUILT = {"node_modules", "target", "__pycache__"}
@@ -56,7 +57,8 @@ def go_tool(package: str, version: str = "") -> Path:
 
         def install(folder: Path) -> None:
             env = {**_GO, "GOFLAGS": "-mod=mod -buildvcs=false", "GOBIN": str(folder)}
-            _fetch(f"{name}@{version}", [go, "install", *_GO_BUILD, f"{package}@{version}"], env)
+            command: Command = [go, "install", *_GO_BUILD, f"{package}@{version}"]
+            _fetch(f"{name}@{version}", command, env)
 
         return _once(name, _digest(package, version, _go_version()), install) / name
     return _once(name, _digest(package, _go_version(), *_sources(GO_FOLDER)), _go_build(go, name, package)) / name
@@ -69,7 +71,7 @@ def go_program(folder: str) -> Path:
 
 def go_module_folder(module: str) -> Path:
     """Where the sources of a module of tests/clients/go/go.mod are."""
-    command = [installed("go"), "list", "-m", "-f", "{{.Dir}}", module]
+    command: Command = [installed("go"), "list", "-m", "-f", "{{.Dir}}", module]
     return Path(_fetch(module, command, {**_GO, "GOFLAGS": "-mod=readonly"}, GO_FOLDER).strip())
 
 
@@ -91,7 +93,7 @@ def cargo(folder: Path, program: str) -> Path:
 
     def install(made: Path) -> None:
         _fetch(folder.name, [builder, "fetch", "--locked"], {}, folder)
-        command = [builder, "build", "--release", "--locked", "--offline", "--bin", program]
+        command: Command = [builder, "build", "--release", "--locked", "--offline", "--bin", program]
         _build(folder.name, command, {"CARGO_TARGET_DIR": str(target)}, folder)
         shutil.copy2(target / "release" / program, made)
 
@@ -106,7 +108,8 @@ def _go_build(go: Path, name: str, package: str) -> Callable[[Path], None]:
     def build(folder: Path) -> None:
         env = {**_GO, "GOFLAGS": "-mod=readonly -buildvcs=false"}
         _fetch(name, [go, "list", "-deps", "-f", "{{.ImportPath}}", package], env, GO_FOLDER)  # downloads them
-        _build(name, [go, "build", *_GO_BUILD, "-o", str(folder / name), package], env, GO_FOLDER)
+        command: Command = [go, "build", *_GO_BUILD, "-o", folder / name, package]
+        _build(name, command, env, GO_FOLDER)
 
     return build
 
@@ -119,7 +122,7 @@ def _go_version() -> str:
 _REASONS: dict[str, str] = {}
 
 
-def _fetch(what: str, command: list[str | Path], env: Mapping[str, str], folder: Path | None = None) -> str:
+def _fetch(what: str, command: Command, env: Mapping[str, str], folder: Path | None = None) -> str:
     """Run what needs the network or a recent tool: its output, or a skip. What failed once is not tried again."""
     key = f"{command} {env}"
     if key not in _REASONS:
@@ -131,12 +134,12 @@ def _fetch(what: str, command: list[str | Path], env: Mapping[str, str], folder:
     pytest.skip(f"{what} cannot be had: {_REASONS[key]}")
 
 
-def _build(what: str, command: list[str | Path], env: Mapping[str, str], folder: Path) -> None:
+def _build(what: str, command: Command, env: Mapping[str, str], folder: Path) -> None:
     done = _run(command, env, folder)
     assert done.returncode == 0, f"{what} does not build:\n{done.stdout}{done.stderr}"
 
 
-def _run(command: list[str | Path], env: Mapping[str, str], folder: Path | None) -> subprocess.CompletedProcess[str]:
+def _run(command: Command, env: Mapping[str, str], folder: Path | None) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(
             command, env={**os.environ, **env}, cwd=folder, stdin=subprocess.DEVNULL, timeout=_INSTALL_SECONDS,
