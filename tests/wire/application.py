@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from avapd.wire.grpc import Answer, Call, Field, Method
+from avapd.wire.calls import Call
+
+from avapd.wire.grpc import Answer, Method
+from avapd.wire.hpack import Field
 
 SERVICE = b"/test.Service/"
 ECHO = SERVICE + b"Echo"  # unary: b"reply to " + message
@@ -31,7 +34,9 @@ class Talk:
 
 
 class Methods:
-    """The methods above. `asked` counts unary calls, `watching` holds the Watch calls, `cancelled` counts lost streams."""
+    """The methods above. `asked` counts unary calls, `watching` holds Watch calls, `cancelled` counts lost streams."""
+
+    names = frozenset({DENY[0]})
 
     def __init__(self) -> None:
         self.asked = 0
@@ -51,6 +56,10 @@ class Methods:
         if DENY in metadata:
             return Answer(UNAUTHENTICATED, "denied", b"")
         return self.methods.get(path) or Answer(UNIMPLEMENTED, "unknown method", b"")
+
+    def outcome(self, path: bytes, code: int) -> int:  # noqa: ARG002  # the protocol has it
+        """The status alone: what `Connection.finished` tells of a call."""
+        return code
 
     def echo(self, message: bytes) -> Answer:
         self.asked += 1

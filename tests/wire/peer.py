@@ -21,6 +21,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import hpack
+from avapd.wire.connection import Connection
 from wire.application import ECHO, Methods
 from wire.raw import (
     ACK,
@@ -42,7 +43,6 @@ from wire.raw import (
     settings,
 )  # fmt: skip
 
-from avapd.wire.connection import Connection
 from avapd.wire.limits import Limits
 
 TURNS = 100_000  # more turns than any conversation of a test needs: a connection that wants more never ends
@@ -125,6 +125,7 @@ class Peer:
         self.encoder, self._decoder = hpack.Encoder(), hpack.Decoder()
         self.replies: dict[int, Reply] = {}
         self.initial_window, self.max_frame_size = 65_535, 16_384  # ours, as far as the server has acknowledged them
+        self.server_settings: dict[int, int] = {}
         self.credit = 65_535  # what the server may still send on the whole connection
         self.upload = 65_535  # what we may still send on the whole connection
         self.upload_credit: dict[int, int] = {}  # WINDOW_UPDATEs of the server for a stream
@@ -293,6 +294,8 @@ class Peer:
                 for key, value in self._settings.popleft():
                     self.initial_window = value if key == INITIAL_WINDOW_SIZE else self.initial_window
                     self.max_frame_size = value if key == MAX_FRAME_SIZE else self.max_frame_size
+            case k if k == SETTINGS:
+                self.server_settings.update(struct.iter_unpack(">HI", one.payload))
             case k if k == PING and one.flags & ACK:
                 assert one.payload == self._pings.popleft(), "an ACK of another PING"
             case k if k == WINDOW_UPDATE:
@@ -304,7 +307,7 @@ class Peer:
                 else:
                     self.upload += increment
             case k:
-                assert k in {SETTINGS, PING, GOAWAY}, f"no server sends {one}"
+                assert k in {PING, GOAWAY}, f"no server sends {one}"
 
     def _book_answer(self, one: Frame) -> None:
         """HEADERS, CONTINUATION or DATA."""
