@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from avapd.wire.calls import Call
-
 from avapd.wire.grpc import Answer, Method
 from avapd.wire.hpack import Field
 
@@ -40,6 +39,7 @@ class Methods:
 
     def __init__(self) -> None:
         self.asked = 0
+        self.failures: list[Exception] = []
         self.cancelled = 0
         self.watching: list[Call] = []
         self.methods = {
@@ -60,6 +60,9 @@ class Methods:
     def outcome(self, path: bytes, code: int) -> int:  # noqa: ARG002  # the protocol has it
         """The status alone: what `Connection.finished` tells of a call."""
         return code
+
+    def failed(self, path: bytes, error: Exception) -> None:  # noqa: ARG002  # the protocol has it
+        self.failures.append(error)
 
     def echo(self, message: bytes) -> Answer:
         self.asked += 1

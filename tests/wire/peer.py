@@ -8,7 +8,7 @@ It keeps books of its own, from the bytes it sent alone, and fails the test when
 | a window, as of the last SETTINGS acknowledged, is never overrun | 6.9.1, 6.9.2 |
 | HEADERS and DATA only on streams we opened, not after their end, not after our RST_STREAM was read | 5.1 |
 | at most one RST_STREAM a stream, and nothing after it | 5.4.2 |
-| every header block decodes, with the hpack package, in the order it came | 4.3 |
+| every header block decodes, with the hpack package, in the order it came, and within our HEADER_TABLE_SIZE | 4.3 |
 | no more SETTINGS are acknowledged than were sent; each PING once, with its own bytes | 6.5.3, 6.7 |
 | nothing comes once the connection is closed | 5.4.1 |
 """
@@ -21,7 +21,6 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import hpack
-from avapd.wire.connection import Connection
 from wire.application import ECHO, Methods
 from wire.raw import (
     ACK,
@@ -30,6 +29,7 @@ from wire.raw import (
     END_HEADERS,
     END_STREAM,
     GOAWAY,
+    HEADER_TABLE_SIZE,
     HEADERS,
     INITIAL_WINDOW_SIZE,
     MAX_FRAME_SIZE,
@@ -43,6 +43,7 @@ from wire.raw import (
     settings,
 )  # fmt: skip
 
+from avapd.wire.connection import Connection
 from avapd.wire.limits import Limits
 
 TURNS = 100_000  # more turns than any conversation of a test needs: a connection that wants more never ends
@@ -118,7 +119,7 @@ class Peer:
     ) -> None:
         self.application = application or Methods()
         self.now = 1000.0
-        self.connection = Connection(self.application, limits or Limits(), self.now)
+        self.connection = Connection(Routes(self.application, limits or Limits()), self.now)
         self.frames: list[Frame] = []
         self.sent, self.received = bytearray(), bytearray()
         self.writable = True  # whether the transport takes more than what answers what it read
@@ -155,9 +156,12 @@ class Peer:
                     self.reply(stream).dropped = True
         return self.frames[before:]
 
-    def call(self, message: bytes = b"", path: bytes = ECHO, metadata: Iterable[Field] = ()) -> Reply:
-        """A good call on the next stream, and what is there of its reply."""
-        stream, self.next_stream = self.next_stream, self.next_stream + 2
+    def call(
+        self, message: bytes = b"", path: bytes = ECHO, metadata: Iterable[Field] = (), *, stream: int | None = None
+    ) -> Reply:
+        """A good call on a stream, by default the next, and what is there of its reply."""
+        stream = stream or self.next_stream
+        self.next_stream = stream + 2
         self.send(request(stream, message, path, metadata))
         return self.reply(stream)
 
@@ -291,9 +295,7 @@ class Peer:
                 assert len(one.payload) == 4
                 reply.reset = one.code
             case k if k == SETTINGS and one.flags & ACK:
-                for key, value in self._settings.popleft():
-                    self.initial_window = value if key == INITIAL_WINDOW_SIZE else self.initial_window
-                    self.max_frame_size = value if key == MAX_FRAME_SIZE else self.max_frame_size
+                self._apply(self._settings.popleft())
             case k if k == SETTINGS:
                 self.server_settings.update(struct.iter_unpack(">HI", one.payload))
             case k if k == PING and one.flags & ACK:
@@ -308,6 +310,16 @@ class Peer:
                     self.upload += increment
             case k:
                 assert k in {PING, GOAWAY}, f"no server sends {one}"
+
+    def _apply(self, acknowledged: list[tuple[int, int]]) -> None:
+        """Our SETTINGS count from their ACK on."""
+        for key, value in acknowledged:
+            if key == INITIAL_WINDOW_SIZE:
+                self.initial_window = value
+            elif key == MAX_FRAME_SIZE:
+                self.max_frame_size = value
+            elif key == HEADER_TABLE_SIZE:  # a smaller table must be acknowledged by the next block (RFC 7541, 4.2)
+                self._decoder.max_allowed_table_size = value
 
     def _book_answer(self, one: Frame) -> None:
         """HEADERS, CONTINUATION or DATA."""
