@@ -44,6 +44,7 @@ from wire.raw import (
 )  # fmt: skip
 
 from avapd.wire.connection import Connection
+from avapd.wire.headers import Routes
 from avapd.wire.limits import Limits
 
 TURNS = 100_000  # more turns than any conversation of a test needs: a connection that wants more never ends
