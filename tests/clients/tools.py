@@ -58,10 +58,11 @@ def go_tool(package: str, version: str = "") -> Path:
         def install(folder: Path) -> None:
             env = {**_GO, "GOFLAGS": "-mod=mod -buildvcs=false", "GOBIN": str(folder)}
             command: Command = [go, "install", *_GO_BUILD, f"{package}@{version}"]
-            _fetch(f"{name}@{version}", command, env)
+            _fetch(f"{name} {version}", command, env)
 
         return _once(name, _digest(package, version, _go_version()), install) / name
-    return _once(name, _digest(package, _go_version(), *_sources(GO_FOLDER)), _go_build(go, name, package)) / name
+    ours = _sources(GO_FOLDER) if package.startswith("./") else _sources(GO_FOLDER, "go.*")
+    return _once(name, _digest(package, _go_version(), *ours), _go_build(go, name, package)) / name
 
 
 def go_program(folder: str) -> Path:
@@ -107,7 +108,7 @@ def cargo(folder: Path, program: str) -> Path:
 def _go_build(go: Path, name: str, package: str) -> Callable[[Path], None]:
     def build(folder: Path) -> None:
         env = {**_GO, "GOFLAGS": "-mod=readonly -buildvcs=false"}
-        _fetch(name, [go, "list", "-deps", "-f", "{{.ImportPath}}", package], env, GO_FOLDER)  # downloads them
+        _fetch(package, [go, "list", "-deps", "-f", "{{.ImportPath}}", package], env, GO_FOLDER)  # downloads them
         command: Command = [go, "build", *_GO_BUILD, "-o", folder / name, package]
         _build(name, command, env, GO_FOLDER)
 
@@ -124,14 +125,13 @@ _REASONS: dict[str, str] = {}
 
 def _fetch(what: str, command: Command, env: Mapping[str, str], folder: Path | None = None) -> str:
     """Run what needs the network or a recent tool: its output, or a skip. What failed once is not tried again."""
-    key = f"{command} {env}"
-    if key not in _REASONS:
+    if what not in _REASONS:
         done = _run(command, env, folder)
         if done.returncode == 0:
             return done.stdout
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
-        _REASONS[key] = " | ".join(lines[-2:])[-400:] or f"exit {done.returncode}"
-    pytest.skip(f"{what} cannot be had: {_REASONS[key]}")
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip() and " downloading " not in line]
+        _REASONS[what] = " | ".join(lines[-2:])[-300:] or f"exit {done.returncode}"
+    pytest.skip(f"{what} cannot be had: {_REASONS[what]}")
 
 
 def _build(what: str, command: Command, env: Mapping[str, str], folder: Path) -> None:
@@ -165,9 +165,9 @@ def _once(name: str, digest: str, install: Callable[[Path], None]) -> Path:
     return place
 
 
-def _sources(folder: Path) -> Iterator[str]:
+def _sources(folder: Path, pattern: str = "*") -> Iterator[str]:
     """The names and contents of the files in a folder."""
-    for path in sorted(folder.rglob("*")):
+    for path in sorted(folder.rglob(pattern)):
         if path.is_file() and not _BUILT & set(path.relative_to(folder).parts):
             yield str(path.relative_to(folder))
             yield path.read_text(encoding="utf-8")
