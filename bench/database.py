@@ -8,6 +8,7 @@ from importlib import resources
 from typing import Final
 
 from avapd.demo.postgres import Postgres
+from bench.frame import Run
 
 READER: Final = "avapd_reader"
 # What a definition of `fill` holds beside its code when serialized: name, type, interface, hash, tags and lengths.
@@ -20,6 +21,16 @@ def database() -> Iterator[Postgres]:
     """A server with the empty source tables; fsync and autovacuum are off, as they would disturb."""
     with Postgres(options=("-c", "autovacuum=off", "-c", "max_wal_size=8GB")) as postgres:
         postgres.psql((resources.files("avapd.demo") / "tables.sql").read_text(encoding="utf-8"))
+        yield postgres
+
+
+@contextlib.contextmanager
+def filled(run: Run, definitions: int, definition_bytes: int) -> Iterator[Postgres]:
+    """A server whose table holds so many definitions; the run tells so."""
+    run.parameters |= {"definitions": definitions, "definition_bytes": definition_bytes}
+    with database() as postgres:
+        run.versions["postgres"] = version(postgres)
+        fill(postgres, definitions, definition_bytes)
         yield postgres
 
 

@@ -1,119 +1,180 @@
-"""The grpcio engine of avapd against a bare grpc.aio server on uvloop that returns a constant answer of the same size.
+"""What one core answers, at saturation: avapd on both engines, and what a user would take instead.
 
-Both run on the server core, one process that answers each. Each round starts both anew (two processes of one program
-differ by some percent for as long as they live) and then loads them in turn, so that what else the machine does meets
-both. The client is a closed loop on the client core: *10x10* is 10 connections with 10 calls under way on each, *1x1*
-one call at a time. avapd checks the key, looks the name up in the mapped catalog (1,000 definitions) and counts the
-call; the bare server does nothing. *per CPU second* divides by the CPU time of the answering process: the figure that
-a shared machine disturbs least. Ratios are ours to theirs; above 1 we are faster.
+*wire* and *grpcio* are `avapd serve` with one worker: they check the key, look the name up in the mapped catalog
+(100,000 definitions) and count the call. *grpc_go* is a server of our own for the same contract, catalog and key on
+grpc-go (peers/grpc_go). *bare_aio* is a grpc.aio server on uvloop that returns a constant. *nghttpd* (C) sends a static
+file of the same size and a trailer, and knows no keys: the limit.
+
+All run on the server core, one process that answers each. Each round starts all anew (two processes of one program
+differ by some percent for as long as they live) and then loads them in turn, case by case, so that what else the
+machine does meets all. The client is a closed loop on the client core: *10x10* is 10 connections with 10 calls under
+way on each, *1x1* one call at a time. Those four cases and the next three (10x10 as well) are one call again and
+again, by h2load: for a definition; for a method or a name that nobody has, or with a wrong key. All others are 10x10 by
+the replay client (peers/replay), which only writes what was encoded before. *...'s blocks* asks for a definition with
+header blocks as that client or proxy encodes them: learned from captures, which are reproduced byte for byte; grpc-go
+has another deadline in each call, so that no block repeats. *random names* asks for any of the definitions, *random
+unknown names* for ones that nobody has.
+
+*per CPU second* divides by the CPU time of the answering process: the figure that a shared machine disturbs least.
+Where *server's CPU* is well below one core, the server waited: for a client that has no core left (*client's CPU*), or
+for the wake-ups between the two cores. Ratios are those of the first to the second; above 1 the first is faster.
 """
 
 from __future__ import annotations
 
-import contextlib
-import subprocess
-import sys
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Final
+import functools
+import random
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple
 
-import grpc
-
-from avapd.pb import avap_pb2
 from avapd.shared.snapshot import key_of
-from bench.database import READER, database, fill, name_of, version
-from bench.frame import OURS, Bar, Bench, Column, Run
-from bench.loads import CLIENT, Load, Target, client_version, drive
-from bench.server import KEY, Avapd, BenchError, pinned
+from bench.blocks import style
+from bench.build import MissingToolError, go, go_version
+from bench.contestants import (
+    BARE_AIO,
+    GRPC_GO,
+    GRPCIO,
+    NGHTTPD,
+    SERVICE_PATH,
+    WIRE,
+    Service,
+    Target,
+    check,
+    present,
+    service,
+    started,
+)
+from bench.database import READER, filled, name_of
+from bench.frame import Bar, Bench, Column, Run
+from bench.loads import CLIENT, Client, Load, client_version, closed_loop, drive
+from bench.replay import Calls, replayed
+from bench.server import KEY
 
-_PATH: Final = "/avap.DefinitionEngine/GetCommand"
-_LOADS: Final = {"10x10": Load(10, 10), "1x1": Load(1, 1)}
-_BARE: Final = "bare_aio"
-_DEFINITIONS: Final = 1_000
+_ALL: Final = (WIRE, GRPCIO, GRPC_GO, NGHTTPD, BARE_AIO)
+_CHECKING: Final = (WIRE, GRPCIO, GRPC_GO)
+_DEFINITIONS, _QUICK_DEFINITIONS = 100_000, 1_000
 _ANSWER_BYTES: Final = 2_048
-_HEADERS: Final = {"x-avap-auth": KEY}
+_RANDOM_NAMES: Final = 20_000
+_NOT_FOUND, _UNIMPLEMENTED, _UNAUTHENTICATED = 5, 12, 16
+
+_TEN_BY_TEN: Final = Load(10, 10)
+_LOADS: Final = {"10x10": _TEN_BY_TEN, "1x1": Load(1, 1), "50x20": Load(50, 20), "1x100": Load(1, 100)}
+_MISSES: Final = ("unknown method", "unknown name", "wrong key")
+_CAPTURES: Final = {"grpc-go's blocks": "inherited", "nginx's blocks": "", "HAProxy's blocks": ""}
+_RANDOM, _RANDOM_UNKNOWN = "random names", "random unknown names"
+_CASES: Final = (*_LOADS, *_MISSES, *_CAPTURES, _RANDOM, _RANDOM_UNKNOWN)
+
+
+class _Case(NamedTuple):
+    """Who is loaded how; `change` makes the target from the one that answers a definition."""
+
+    name: str
+    contestants: tuple[str, ...]
+    load: Load = _TEN_BY_TEN
+    client: Client = closed_loop
+    change: Callable[[Target], Target] = lambda target: target
 
 
 def run(run: Run) -> None:
-    """Rounds A B A B, each load in every round."""
-    seconds = 1.0 if run.quick else 4.0
-    run.parameters |= {"seconds": seconds, "definitions": _DEFINITIONS, "answer_bytes": _ANSWER_BYTES, "client": CLIENT}
+    """Rounds A B C A B C, each case in every round."""
+    definitions = _QUICK_DEFINITIONS if run.quick else _DEFINITIONS
+    run.parameters |= {"seconds": 1.0 if run.quick else 3.0, "answer_bytes": _ANSWER_BYTES, "client": CLIENT}
     run.versions[CLIENT] = client_version()
-    with database() as postgres:
-        run.versions["postgres"] = version(postgres)
-        fill(postgres, _DEFINITIONS, _ANSWER_BYTES)
-        for number in run.rounds(full=7, quick=2):
-            _round(run, number, postgres.url(READER), seconds)
+    names = present(run, _ALL)
+    cases = [case for case in _cases(run, definitions) if run.wants(case.name, _CASES)]
+    with (
+        filled(run, definitions, _ANSWER_BYTES) as postgres,
+        service(postgres.url(READER), definitions, _ANSWER_BYTES) as served,
+    ):
+        for number in run.rounds(full=5, quick=2):
+            _round(run, number, served, names, cases)
 
 
-def _round(run: Run, number: int, url: str, seconds: float) -> None:
-    with contextlib.ExitStack() as stack:
-        with pinned({run.cores.server}):
-            targets = {OURS: stack.enter_context(_avapd(url)), _BARE: stack.enter_context(_bare())}
-        for case, load in _LOADS.items():
-            for name, target in targets.items():
-                if run.wants(case, tuple(_LOADS)) and run.wants(name, BENCH.contestants):
-                    run.record(case, number, drive(target, load, seconds, run.cores.client), contestant=name)
+def _round(run: Run, number: int, served: Service, names: list[str], cases: list[_Case]) -> None:
+    with started(run, names, served) as targets:
+        for case in cases:
+            for name in (name for name in names if name in case.contestants):
+                target = case.change(targets[name])
+                if target.status:
+                    check(target)
+                figures = drive(target, case.load, run.parameters["seconds"], run.cores.client, case.client)
+                run.record(case.name, number, figures, contestant=name)
 
 
-@contextlib.contextmanager
-def _avapd(url: str) -> Iterator[Target]:
-    message = key_of(name_of(_DEFINITIONS // 2))
-    with Avapd(url, workers=1, AVAPD_ENGINE="grpcio") as server:
-        server.wait("SERVING")
-        target = Target(server.port, _PATH, _HEADERS, message, server.worker_pids()[0], _ANSWER_BYTES)
-        _check(target, name_of(_DEFINITIONS // 2))
-        yield target
-
-
-@contextlib.contextmanager
-def _bare() -> Iterator[Target]:
-    process = subprocess.Popen(
-        [sys.executable, Path(__file__).parent / "peers" / "bare_aio.py", _PATH, str(_ANSWER_BYTES)],
-        stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+def _cases(run: Run, definitions: int) -> Iterator[_Case]:
+    for name, load in _LOADS.items():
+        yield _Case(name, _ALL, load)
+    for name, change in zip(_MISSES, (_unknown_method, _unknown_name, _wrong_key), strict=True):
+        yield _Case(name, _CHECKING, change=change)
     try:
-        assert process.stdout is not None
-        target = Target(int(process.stdout.readline()), _PATH, _HEADERS, key_of("x"), process.pid, _ANSWER_BYTES)
-        _check(target)
-        yield target
-    finally:
-        process.kill()
-        process.wait()
+        go("replay")
+    except MissingToolError as error:
+        run.skip("replay", str(error))
+        return
+    run.versions["go"] = go_version()
+    for name, deadline in _CAPTURES.items():
+        calls = Calls(style(name.partition("'")[0], deadline))
+        yield _Case(name, (*_CHECKING, NGHTTPD), client=functools.partial(replayed, calls))
+    steady, draw = style("grpc-go", "no deadline"), random.Random(1)
+    numbers = [draw.randrange(definitions) for _ in range(_RANDOM_NAMES)]
+    known, unknown = (
+        functools.partial(replayed, Calls(steady, tuple(key_of(name_of(number + more)) for number in numbers)))
+        for more in (0, definitions)
+    )
+    yield _Case(_RANDOM, _CHECKING, client=known)
+    yield _Case(_RANDOM_UNKNOWN, _CHECKING, client=unknown, change=_unknown_name)
 
 
-def _check(target: Target, name: str = "") -> None:
-    """One call, before anything is measured: the answer has the right size, and the right name where it has one."""
-    with grpc.insecure_channel(f"127.0.0.1:{target.port}", options=[("grpc.enable_http_proxy", 0)]) as channel:
-        answer = channel.unary_unary(_PATH)(target.message, timeout=10, metadata=tuple(target.headers.items()))
-    if len(answer) != target.answer_bytes:
-        raise BenchError(f"the answer has {len(answer)} bytes instead of {target.answer_bytes}")
-    if name and avap_pb2.CommandResponse.FromString(answer).name != name:
-        raise BenchError(f"the answer is not {name}")
+def _unknown_method(target: Target) -> Target:
+    return target._replace(path=SERVICE_PATH + "GetComment", status=_UNIMPLEMENTED, answer_bytes=0)
 
 
-def _ratio(case: str, figure: str, says: str, limit: float | None) -> Bar:
-    return Bar(says=says, case=case, figure=figure, over=_BARE, sense="at least", limit=limit, digits=3)
+def _unknown_name(target: Target) -> Target:
+    return target._replace(message=key_of("nobody_has_this"), status=_NOT_FOUND, answer_bytes=0)
 
 
-_SAYS: Final = "the engine reaches 0.9 of a bare grpc.aio server"
+def _wrong_key(target: Target) -> Target:
+    return target._replace(headers={"x-avap-auth": "x" * len(KEY)}, status=_UNAUTHENTICATED, answer_bytes=0)
+
+
+def _ratio(
+    case: str, says: str, limit: float | None, *, ours: str = WIRE, over: str = "", over_case: str = "",
+    figure: str = "per_second",
+) -> Bar:  # fmt: skip
+    return Bar(
+        says=says, case=case, figure=figure, contestant=ours, over=over, over_case=over_case, sense="at least",
+        limit=limit,
+    )  # fmt: skip
+
+
 BENCH = Bench(
     name="engine",
-    title="grpcio engine against a bare grpc.aio server",
+    title="what one core answers, on both engines and elsewhere",
     method=__doc__,
-    cases=tuple(_LOADS),
-    contestants=(OURS, _BARE),
+    cases=_CASES,
+    contestants=_ALL,
     columns=(
         Column(figure="per_second", head="calls", unit="1/s"),
         Column(figure="per_cpu_second", head="calls per CPU second", unit="1/s"),
         Column(figure="mean_ms", head="mean latency", unit="ms", digits=3),
         Column(figure="server_cpu", head="server's CPU", unit="cores", digits=2),
+        Column(figure="client_cpu", head="client's CPU", unit="cores", digits=2),
     ),
     bars=(
-        _ratio("10x10", "per_second", _SAYS, 0.9),
-        _ratio("1x1", "per_second", _SAYS, 0.9),
-        _ratio("10x10", "per_cpu_second", "the same, per CPU second", None),
-        _ratio("1x1", "per_cpu_second", "the same, per CPU second", None),
+        _ratio("10x10", "20 times the grpcio engine", 20, over=GRPCIO),
+        _ratio("10x10", "4 times grpc-go", 4, over=GRPC_GO),
+        _ratio("10x10", "0.7 of nghttpd with a static file", 0.7, over=NGHTTPD),
+        _ratio("1x1", "one call at a time, 4 times the grpcio engine", 4, over=GRPCIO),
+        _ratio("1x1", "the same, per CPU second", None, over=GRPCIO, figure="per_cpu_second"),
+        _ratio("1x1", "one call at a time, ahead of grpc-go", 1, over=GRPC_GO),
+        _ratio("1x1", "the same, per CPU second", None, over=GRPC_GO, figure="per_cpu_second"),
+        _ratio("grpc-go's blocks", "blocks that never repeat, 10 times the grpcio engine", 10, over=GRPCIO),
+        _ratio("nginx's blocks", "nginx in front, 5 times the grpcio engine", 5, over=GRPCIO),
+        _ratio("HAProxy's blocks", "HAProxy in front, 5 times the grpcio engine", 5, over=GRPCIO),
+        *(_ratio(case, "a miss is as fast as a hit", 0.9, over_case="10x10") for case in _MISSES),
+        _ratio(_RANDOM_UNKNOWN, "a miss is as fast as a hit", 0.9, over_case=_RANDOM),
+        _ratio("10x10", "the grpcio engine reaches 0.9 of a bare grpc.aio server", 0.9, ours=GRPCIO, over=BARE_AIO),
+        _ratio("1x1", "the grpcio engine reaches 0.9 of a bare grpc.aio server", 0.9, ours=GRPCIO, over=BARE_AIO),
     ),
     run=run,
 )

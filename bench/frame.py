@@ -39,7 +39,7 @@ class Column:
 class Bar:
     """What a figure is held against. With `over` the figure is the ratio of ours to that contestant's.
 
-    `limit` None only shows the figure, for information.
+    With `over_case` it is the ratio to that case. `limit` None only shows the figure, for information.
     """
 
     says: str
@@ -47,6 +47,7 @@ class Bar:
     figure: str
     contestant: str = OURS
     over: str = ""
+    over_case: str = ""
     statistic: str = "median"
     sense: str = "at most"
     limit: float | None = None
@@ -95,6 +96,7 @@ class Run:
         self.rounds_done: list[Round] = []
         self.parameters: dict[str, Any] = {}
         self.versions: dict[str, str] = {}
+        self.skipped: dict[str, str] = {}
         self._only = only
         self._rounds = rounds
 
@@ -106,6 +108,11 @@ class Run:
         """Whether `--only` leaves this case or contestant in; naming none of a kind leaves all of it in."""
         named = [other for other in among if other in self._only]
         return not named or name in named
+
+    def skip(self, contestant: str, why: str) -> None:
+        """Leave a contestant out, saying why, and what would bring it in."""
+        self.skipped[contestant] = why
+        print(f"  {contestant} left out: {why}", flush=True)
 
     def record(self, case: str, number: int, figures: Mapping[str, float], contestant: str = OURS) -> None:
         """Keep a round, and show it."""
@@ -131,6 +138,7 @@ class Result:
     columns: list[Column]
     bars: list[Bar]
     rounds: list[Round]
+    skipped: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def load(cls, path: Path) -> Result:
@@ -171,6 +179,7 @@ def perform(bench: Bench, run: Run, command: str) -> Result:
         columns=list(bench.columns),
         bars=list(bench.bars),
         rounds=run.rounds_done,
+        skipped=run.skipped,
     )
 
 

@@ -2,33 +2,25 @@
 
 The client is h2load (a C program) where it is installed: it costs a fraction of what any server here does. Otherwise
 it is aio_load.py on grpc.aio, which is itself slower than the servers, so that ratios come out nearer to 1 than they
-are.
+are. Calls that differ from one to the next are replay.py's.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import resource
 import shutil
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from bench import proc
+from bench.build import PEERS
+from bench.contestants import Target
 from bench.server import BenchError, pinned
-
-
-class Target(NamedTuple):
-    """A server that runs: where to call it, with what, which process does the work, and how long its answer is."""
-
-    port: int
-    path: str
-    headers: dict[str, str]
-    message: bytes
-    pid: int
-    answer_bytes: int
 
 
 class Load(NamedTuple):
@@ -47,12 +39,13 @@ class Done(NamedTuple):
     mean: float
 
 
+Client = Callable[[Target, Load, float], Done]
 HAVE_H2LOAD: Final = shutil.which("h2load") is not None
 CLIENT: Final = "h2load" if HAVE_H2LOAD else "grpc.aio"
 
 
 def client_version() -> str:
-    """The version of the client that `drive` uses."""
+    """The version of the client that `closed_loop` is."""
     if not HAVE_H2LOAD:
         return "grpc.aio"
     return (
@@ -62,14 +55,14 @@ def client_version() -> str:
     )
 
 
-def drive(target: Target, load: Load, seconds: float, cpu: int) -> dict[str, float]:
+def drive(target: Target, load: Load, seconds: float, cpu: int, client: Client | None = None) -> dict[str, float]:
     """Load a server for so many seconds from this CPU; calls a second, also of its CPU time, and their mean time."""
-    client = _h2load if HAVE_H2LOAD else _aio
+    client = client or closed_loop
     with pinned({cpu}):
         client(target, load, min(1.0, seconds / 2))  # connections, caches and memos are warm afterwards
-        before = proc.cpu_seconds(target.pid)
+        before, ours_before = proc.cpu_seconds(target.pid), _children_seconds()
         done = client(target, load, seconds)
-        cpu_seconds = proc.cpu_seconds(target.pid) - before
+        cpu_seconds, ours = proc.cpu_seconds(target.pid) - before, _children_seconds() - ours_before
     if done.failed or not done.calls:
         raise BenchError(f"{done.failed} of {done.calls} calls failed")
     return {
@@ -77,7 +70,19 @@ def drive(target: Target, load: Load, seconds: float, cpu: int) -> dict[str, flo
         "per_cpu_second": done.calls / cpu_seconds,
         "mean_ms": done.mean * 1e3,
         "server_cpu": cpu_seconds / done.seconds,
+        "client_cpu": ours / done.seconds,
     }
+
+
+def _children_seconds() -> float:
+    """The CPU time of the clients that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def closed_loop(target: Target, load: Load, seconds: float) -> Done:
+    """The same call again and again, by the client there is."""
+    return (_h2load if HAVE_H2LOAD else _aio)(target, load, seconds)
 
 
 def _h2load(target: Target, load: Load, seconds: float) -> Done:
@@ -97,7 +102,9 @@ def _h2load(target: Target, load: Load, seconds: float) -> Done:
         r"(\d+) done, \d+ succeeded, (\d+) failed, (\d+) errored, (\d+) timeout", text
     )
     data = _numbers(r"\((\d+)\) data", text)
-    if done and int(data[0]) / int(done) < 0.95 * target.answer_bytes:
+    # It ends in the midst of answers, and counts the bytes of those less exactly than the calls.
+    whole = int(done) - load.connections * load.streams
+    if int(data[0]) < 0.95 * whole * target.answer_bytes:
         raise BenchError(f"{data[0]} bytes came for {done} calls, each answer has {target.answer_bytes}")
     mean = _numbers(r"time for request: +\S+ +\S+ +([\d.]+)(us|ms|s) ", text)
     lost = int(failed) + int(errored) + int(timed_out)
@@ -116,9 +123,12 @@ def _seconds(number: str, unit: str) -> float:
 
 
 def _aio(target: Target, load: Load, seconds: float) -> Done:
-    asked = {**target._asdict(), "message": target.message.hex(), **load._asdict(), "seconds": seconds}
+    asked = {
+        "port": target.port, "path": target.path, "headers": target.headers, "message": target.message.hex(),
+        "answer_bytes": target.answer_bytes, "status": target.status, **load._asdict(), "seconds": seconds,
+    }  # fmt: skip
     done = subprocess.run(
-        [sys.executable, Path(__file__).parent / "peers" / "aio_load.py", json.dumps(asked)],
+        [sys.executable, PEERS / "aio_load.py", json.dumps(asked)],
         check=True, capture_output=True, text=True,
     )  # fmt: skip
     return Done(**json.loads(done.stdout))

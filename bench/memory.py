@@ -17,7 +17,7 @@ from typing import Final
 
 from avapd.demo.postgres import Postgres
 from bench import proc
-from bench.database import READER, database, fill, version
+from bench.database import READER, filled
 from bench.frame import Bar, Bench, Column, Run
 from bench.server import Avapd
 
@@ -33,10 +33,7 @@ _CASES: Final = (*_WORKERS, _FIRST, _REFRESH)
 def run(run: Run) -> None:
     """Measure workers, then peaks."""
     count = _QUICK_COUNT if run.quick else _COUNT
-    run.parameters |= {"definitions": count, "definition_bytes": _DEFINITION_BYTES}
-    with database() as postgres:
-        run.versions["postgres"] = version(postgres)
-        fill(postgres, count, _DEFINITION_BYTES)
+    with filled(run, count, _DEFINITION_BYTES) as postgres:
         for number in run.rounds(full=3, quick=1):
             total = 0.0
             for case, workers in _WORKERS.items():

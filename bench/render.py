@@ -35,6 +35,7 @@ def _section(result: Result) -> str:
             result.method.strip() + "\n",
             _rounds_tables(result),
             _bars_table(result),
+            *(f"{name} was left out: {why}\n" for name, why in result.skipped.items()),
             f"`{result.command}`, {result.date}  ",
             f"machine: {_facts(result.machine)}  ",
             f"versions: {_facts(result.versions)}  ",
@@ -83,8 +84,8 @@ def _bars_table(result: Result) -> str:
 
 
 def _of(bar: Bar) -> str:
-    who = f"{bar.contestant} / {bar.over}" if bar.over else bar.contestant
-    return f"{bar.statistic} of {bar.figure}, {who}"
+    over = bar.over or bar.over_case
+    return f"{bar.statistic} of {bar.figure}, {bar.contestant}{f' / {over}' if over else ''}"
 
 
 def _cell(found: Figure | None, digits: int) -> str:

@@ -18,7 +18,7 @@ import grpc
 from grpc_health.v1 import health_pb2
 
 from avapd.shared.snapshot import key_of
-from bench.database import READER, database, fill, name_of, version
+from bench.database import READER, filled, name_of
 from bench.frame import Bar, Bench, Column, Run
 from bench.server import KEY, Avapd, BenchError, pinned
 
@@ -36,16 +36,13 @@ _NOT_YET: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDE
 
 def run(run: Run) -> None:
     """Kill, watch, repeat."""
-    run.parameters |= {"workers": 1, "definitions": _DEFINITIONS, "try_seconds": _TRY_SECONDS}
-    with database() as postgres:
-        run.versions["postgres"] = version(postgres)
-        fill(postgres, _DEFINITIONS, _DEFINITION_BYTES)
-        with Avapd(postgres.url(READER), workers=1) as server:
-            server.wait("SERVING")
-            watcher = _Watcher(server)
-            with pinned({run.cores.client}):
-                for number in run.rounds(full=1000, quick=50):
-                    run.record(_CASE, number, watcher.round())
+    run.parameters |= {"workers": 1, "try_seconds": _TRY_SECONDS}
+    with filled(run, _DEFINITIONS, _DEFINITION_BYTES) as postgres, Avapd(postgres.url(READER), workers=1) as server:
+        server.wait("SERVING")
+        watcher = _Watcher(server)
+        with pinned({run.cores.client}):
+            for number in run.rounds(full=1000, quick=50):
+                run.record(_CASE, number, watcher.round())
 
 
 class _Watcher:

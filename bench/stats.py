@@ -43,12 +43,13 @@ def figure(rounds: Sequence[Round], case: str, contestant: str, name: str, stati
 def measured(bar: Bar, rounds: Sequence[Round]) -> Figure | None:
     """What a bar is held against; a ratio is that of the two statistics, its spread that of the pairs of rounds."""
     ours = figure(rounds, bar.case, bar.contestant, bar.figure, bar.statistic)
-    if not bar.over or ours is None:
+    if ours is None or not (bar.over or bar.over_case):
         return ours
-    theirs = figure(rounds, bar.case, bar.over, bar.figure, bar.statistic)
+    case, contestant = bar.over_case or bar.case, bar.over or bar.contestant
+    theirs = figure(rounds, case, contestant, bar.figure, bar.statistic)
+    other = _by_number(rounds, case, contestant, bar.figure)
     if theirs is None:
         return None
-    other = _by_number(rounds, bar.case, bar.over, bar.figure)
     own = _by_number(rounds, bar.case, bar.contestant, bar.figure)
     pairs = [value / other[number] for number, value in own.items() if number in other]
     return Figure(ours.value / theirs.value, min(pairs), max(pairs), len(pairs))

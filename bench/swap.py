@@ -17,10 +17,10 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from avapd.demo.postgres import Postgres
-from bench.database import READER, database, fill, version
+from bench.database import READER, filled
 from bench.frame import Bar, Bench, Column, Run
 from bench.server import Avapd, BenchError
+from bench.source import Source
 from bench.stats import percentile
 from bench.swap_clients import Seen, Task, get_commands, sync_catalogs
 
@@ -41,46 +41,33 @@ def run(run: Run) -> None:
     count = _QUICK_COUNT if run.quick else _COUNT
     swaps = 2 if run.quick else 5
     run.parameters |= {
-        "definitions": count, "definition_bytes": _DEFINITION_BYTES, "workers": _WORKERS, "connections": _CONNECTIONS,
-        "refresh_seconds": _REFRESH_SECONDS, "swaps": swaps,
-    }  # fmt: skip
+        "workers": _WORKERS,
+        "connections": _CONNECTIONS,
+        "refresh_seconds": _REFRESH_SECONDS,
+        "swaps": swaps,
+    }
     settings = {"AVAPD_REFRESH_SECONDS": _REFRESH_SECONDS, "AVAPD_MAX_ANSWER_BYTES": str(1 << 30)}
-    with database() as postgres:
-        run.versions["postgres"] = version(postgres)
-        fill(postgres, count, _DEFINITION_BYTES)
-        with Avapd(postgres.url(READER), workers=_WORKERS, **settings) as server:
-            server.wait("SERVING")
-            source = _Source(postgres, server)
-            task = Task(server.port, count, _DEFINITION_BYTES, run.cores.client, _CONNECTIONS)
-            for number in run.rounds(full=3, quick=1):
-                if run.wants(_QUIET, _CASES):
-                    run.record(_QUIET, number, _phase(task, lambda: time.sleep(_QUIET_SECONDS)))
-                if run.wants(_SWAPPING, _CASES):
-                    figures = _phase(task, lambda: source.swap(swaps))
-                    run.record(_SWAPPING, number, {"swaps": swaps, **figures})
-            run.parameters["workers_died"] = sum(worker["restarts"] for worker in server.status()["workers"])
-            print(*server.troubles(), sep="\n")
+    with (
+        filled(run, count, _DEFINITION_BYTES) as postgres,
+        Avapd(postgres.url(READER), workers=_WORKERS, **settings) as server,
+    ):
+        server.wait("SERVING")
+        source = Source(postgres)
+        task = Task(server.port, count, _DEFINITION_BYTES, run.cores.client, _CONNECTIONS)
+        for number in run.rounds(full=3, quick=1):
+            if run.wants(_QUIET, _CASES):
+                run.record(_QUIET, number, _phase(task, lambda: time.sleep(_QUIET_SECONDS)))
+            if run.wants(_SWAPPING, _CASES):
+                figures = _phase(task, lambda: _swap(source, server, swaps))
+                run.record(_SWAPPING, number, {"swaps": swaps, **figures})
+        run.parameters["workers_died"] = sum(worker["restarts"] for worker in server.status()["workers"])
+        print(*server.troubles(), sep="\n")
 
 
-class _Source:
-    """The table, as somebody who edits all of it at once."""
-
-    def __init__(self, postgres: Postgres, server: Avapd) -> None:
-        self._postgres = postgres
-        self._server = server
-        self._generation = 0
-
-    def swap(self, times: int) -> None:
-        """Write the next generation number into every row and wait until every worker serves it; so many times."""
-        for _ in range(times):
-            published = len(self._server.events("Definitions Broadcasted"))
-            last, self._generation = self._generation, self._generation + 1
-            edit = f"regexp_replace(code, '^generation = {last}', 'generation = {self._generation}')"
-            self._postgres.psql(f"UPDATE obex_dapl_functions SET code = {edit}")
-            self._server.wait("Definitions Broadcasted", published + 1)
-            self._postgres.psql(
-                "VACUUM obex_dapl_functions"
-            )  # autovacuum is off: the table must not grow with each swap
+def _swap(source: Source, server: Avapd, times: int) -> None:
+    """Edit every row and wait until every worker serves it; so many times."""
+    for _ in range(times):
+        source.swap(server)
 
 
 def _phase(task: Task, work: Callable[[], None]) -> dict[str, float]:

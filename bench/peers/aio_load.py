@@ -31,9 +31,9 @@ async def main(asked: dict[str, Any]) -> dict[str, float]:
         while (start := time.perf_counter()) < end:
             try:
                 answer = await call(message, metadata=metadata)
-                failed += len(answer) != asked["answer_bytes"]
-            except grpc.aio.AioRpcError:
-                failed += 1
+                failed += asked["status"] != 0 or len(answer) != asked["answer_bytes"]
+            except grpc.aio.AioRpcError as error:
+                failed += asked["status"] != error.code().value[0]
             times.append(time.perf_counter() - start)
 
     await asyncio.gather(*(loop(channel) for channel in channels for _ in range(asked["streams"])))

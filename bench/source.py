@@ -1,0 +1,29 @@
+"""The table of a bench as somebody who edits all of it at once."""
+
+from __future__ import annotations
+
+import sys
+
+from avapd.demo.postgres import Postgres
+from bench.server import Avapd
+
+
+class Source:
+    """Every row of the table has one generation number in its code; `fill` makes generation 0.
+
+    With `cycle` that number comes back to 0, for clients that need answers of one length.
+    """
+
+    def __init__(self, postgres: Postgres, cycle: int = sys.maxsize) -> None:
+        self._postgres = postgres
+        self._cycle = cycle
+        self._generation = 0
+
+    def swap(self, server: Avapd) -> None:
+        """Write the next generation number into every row, and wait until every worker of the server serves it."""
+        published = len(server.events("Definitions Broadcasted"))
+        last, self._generation = self._generation, (self._generation + 1) % self._cycle
+        edit = f"regexp_replace(code, '^generation = {last}', 'generation = {self._generation}')"
+        self._postgres.psql(f"UPDATE obex_dapl_functions SET code = {edit}")
+        server.wait("Definitions Broadcasted", published + 1)
+        self._postgres.psql("VACUUM obex_dapl_functions")  # autovacuum is off: the table must not grow with each swap
