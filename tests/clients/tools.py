@@ -82,7 +82,7 @@ def npm(folder: Path) -> Path:
 
     def install(copy: Path) -> None:
         _copy(folder, copy)
-        _fetch(folder.name, [program, "ci", "--no-audit", "--no-fund"], {}, copy)
+        _fetch(folder.name, [program, "ci", "--ignore-scripts", "--no-audit", "--no-fund"], {}, copy)
 
     return _once(f"npm-{folder.name}", _digest(*_sources(folder)), install)
 

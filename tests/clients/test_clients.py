@@ -1,0 +1,276 @@
+"""Real clients of other makers and languages; each must get from avapd what the contract promises, on every engine.
+
+They are the programs beside this file, which all speak one language (program.py), so that the claims stand here once.
+grpc-go has its own file, and `buf curl`, and the proxies.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from clients.program import GET, SYNC, Call, Program, get, in_flight
+from clients.tap import ACK, END_STREAM, GOAWAY, HEADERS, PING, Frame, Tap
+from clients.tools import cargo, installed, npm
+from support.calls import Outcome
+from support.database import Database
+from support.server import KEY, Server
+from support.waiting import stays, wait_until
+
+from avapd.config import ENGINES
+from avapd.pb import avap_pb2
+
+pytestmark = pytest.mark.timeout(600)  # the first run installs and builds the clients
+
+HERE = Path(__file__).parent
+NAMES, CODE_BYTES = 2000, 8400
+STREAMS = 100  # AVAPD_MAX_STREAMS
+IN_FLIGHT = 20
+SERVING, NOT_SERVING, SERVICE_UNKNOWN = b"\x08\x01", b"\x08\x02", b"\x08\x03"
+CANCELLED, DEADLINE_EXCEEDED, UNAVAILABLE = 1, 4, 14
+
+
+def python(module: str) -> list[str]:
+    return [sys.executable, "-m", f"clients.python.{module}"]
+
+
+def node() -> list[str]:
+    return [str(installed("node")), str(npm(HERE / "node") / "client.js")]
+
+
+def rust() -> list[str]:
+    return [str(cargo(HERE / "rust", "avapd-test-client"))]
+
+
+CLIENTS: dict[str, Callable[[], list[str]]] = {
+    "grpcio": partial(python, "grpcio_sync"),
+    "grpcio-aio": partial(python, "grpcio_aio"),
+    "grpclib": partial(python, "grpclib_client"),
+    "grpc-js": node,
+    "tonic": rust,
+}
+# What these clients do to calls when they are told GOAWAY, however gently. grpclib closes its connection at once, with
+# all that is in flight (EventsProcessor.process_connection_terminated); tonic cancels what it has not sent yet.
+LOSES = {"grpclib": UNAVAILABLE, "tonic": CANCELLED}
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module", params=CLIENTS)
+def client(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def command(client: str) -> list[str]:
+    return CLIENTS[client]()
+
+
+@pytest.fixture(scope="module")
+def database(postgres_url: str) -> Iterator[Database]:
+    """A catalog whose SyncCatalog answer has more than 16 MiB."""
+    made = Database(postgres_url)
+    made.insert_many(NAMES, CODE_BYTES)
+    yield made
+    made.drop()
+
+
+@pytest.fixture(scope="module")
+def server(engine: str, database: Database) -> Iterator[Server]:
+    env = {"AVAPD_ENGINE": engine, "AVAPD_REFRESH_SECONDS": "60", "AVAPD_SILENCE_SECONDS": "60"}
+    with Server(database.reader_url, env=env) as made:
+        yield made.wait_serving()
+
+
+def started(command: list[str], port: int, keepalive_ms: int = 0) -> Program:
+    env = {**os.environ, "PYTHONPATH": str(HERE.parent)}
+    return Program(command, f"127.0.0.1:{port}", keepalive_ms, env)
+
+
+@pytest.fixture(scope="module")
+def program(command: list[str], server: Server) -> Iterator[Program]:
+    """The client, on one connection."""
+    with started(command, server.port) as made:
+        yield made
+
+
+def name_of(number: int) -> str:
+    return f"command_{number % NAMES:06}"
+
+
+def found(outcome: Outcome) -> str:
+    """The name of the definition that came, once it is known to be whole."""
+    assert outcome.code == 0, outcome
+    answer = avap_pb2.CommandResponse.FromString(outcome.payload)
+    assert len(answer.code) == CODE_BYTES
+    assert answer.code.startswith(f"result = {int(answer.name[-6:])}\n".encode())
+    return answer.name
+
+
+@pytest.mark.parametrize("at_once", [1, 50, 1000])
+def test_every_call_gets_its_own_answer(program: Program, engine: str, client: str, at_once: int) -> None:
+    """A thousand calls on one connection, one at a time or together: each brings the definition it asked for."""
+    if (engine, at_once) == ("grpcio", 1000):
+        pytest.skip("grpcio answers REFUSED_STREAM to some of so many calls of its own client")
+    names = [name_of(7 * number) for number in range(1000)]
+    outcomes = in_flight((program.begin(GET, get(name)) for name in names), at_once)
+    assert [found(outcome) for outcome in outcomes] == names
+
+
+REFUSALS: list[tuple[str, bytes, str, int, str]] = [
+    (GET, get("nothing"), KEY, 5, "Command 'nothing' not found"),
+    (GET, get("ñ 🎉\n100%"), KEY, 5, "Command 'ñ 🎉\n100%' not found"),
+    (GET, get(name_of(1)), "wrong-key-of-enough-length", 16, "Invalid Credentials"),
+    (SYNC, b"", "", 16, "Invalid Credentials"),
+    (GET, b"\xff", KEY, 13, "Request is not a valid avap.CommandRequest"),
+    ("/avap.DefinitionEngine/Nothing", b"", KEY, 12, "Method '/avap.DefinitionEngine/Nothing' not found"),
+    ("/avap.Nothing/GetCommand", b"", "", 12, "Method '/avap.Nothing/GetCommand' not found"),
+]
+
+
+def test_every_refusal_keeps_its_status_and_message(program: Program) -> None:
+    """A hundred refusals of each sort, among calls that succeed, tell what the contract says they tell."""
+    for _ in range(20):
+        calls = [program.begin(path, request, key=key) for path, request, key, _, _ in REFUSALS * 5]
+        good = program.begin(GET, get(name_of(1)))
+        expected = [Outcome(code, message, b"") for _, _, _, code, message in REFUSALS * 5]
+        assert [call.outcome() for call in calls] == expected
+        assert found(good.outcome()) == name_of(1)
+
+
+def test_a_request_that_is_too_large_is_refused(program: Program) -> None:
+    """More than AVAPD_MAX_REQUEST_BYTES is RESOURCE_EXHAUSTED, and the connection goes on."""
+    assert program.begin(GET, get("x" * 70_000)).outcome().code == 8
+    assert found(program.begin(GET, get(name_of(1))).outcome()) == name_of(1)
+
+
+def test_a_large_answer_arrives_whole_among_small_ones(program: Program, server: Server) -> None:
+    """More than 16 MiB in one message, with calls on the same connection meanwhile."""
+    large = program.begin(SYNC)
+    small = in_flight((program.begin(GET, get(name_of(number))) for number in range(200)), 20)
+    assert [found(outcome) for outcome in small] == [name_of(number) for number in range(200)]
+    outcome = large.outcome()
+    assert outcome.code == 0, outcome
+    assert len(outcome.payload) > 16 << 20
+    catalog = avap_pb2.CatalogResponse.FromString(outcome.payload)
+    assert [command.name for command in catalog.commands] == [name_of(number) for number in range(NAMES)]
+    assert catalog.version_hash == server.status()["version_hash"]
+
+
+def test_a_stream_tells_at_once_and_stays_open(program: Program) -> None:
+    """Health Watch: its first message comes though the stream has not ended, for names that nobody has too."""
+    known, unknown = program.watch(), program.watch("nothing")
+    assert known.message() == SERVING
+    assert unknown.message() == SERVICE_UNKNOWN
+    assert stays(lambda: known.events.empty() and unknown.events.empty(), 0.2)
+    for stream in (known, unknown):
+        stream.cancel()
+        assert stream.outcome().code == CANCELLED
+
+
+def test_cancelled_streams_leave_their_places(program: Program) -> None:
+    """Five rounds of as many streams as a connection may have: each round is cancelled, and the next one fits."""
+    for _ in range(5):
+        streams = [program.watch() for _ in range(STREAMS // 2)]
+        assert {stream.message() for stream in streams} == {SERVING}
+        for stream in streams:
+            stream.cancel()
+        assert {stream.outcome().code for stream in streams} == {CANCELLED}
+    assert found(program.begin(GET, get(name_of(1))).outcome()) == name_of(1)
+
+
+def test_large_answers_that_are_cancelled_cost_the_connection_nothing(program: Program) -> None:
+    """Ten answers of 16 MiB, given up while they come, leave room for an eleventh."""
+    for _ in range(10):
+        beside, large = program.begin(GET, get(name_of(1))), program.begin(SYNC)
+        beside.outcome()
+        large.cancel()
+        assert large.outcome().code in {0, CANCELLED}
+    assert len(program.begin(SYNC).outcome().payload) > 16 << 20
+
+
+def test_calls_with_deadlines_are_served(program: Program) -> None:
+    """The same deadline in every call, or what is left of an earlier one, which differs: every answer is right."""
+    names = [name_of(13 * number) for number in range(500)]
+    fixed = in_flight((program.begin(GET, get(name), 9.0) for name in names), 20)
+    assert [found(outcome) for outcome in fixed] == names
+    left = (program.begin(GET, get(name), 9.99 - number * 0.007) for number, name in enumerate(names))
+    assert [found(outcome) for outcome in in_flight(left, 20)] == names
+
+
+def test_a_deadline_ends_a_stream(program: Program) -> None:
+    """Watches that outlive their deadline end with DEADLINE_EXCEEDED and leave their places to others."""
+    streams = in_flight((program.watch(timeout=0.4 + number * 0.001) for number in range(150)), STREAMS // 2)
+    assert {(outcome.code, outcome.payload) for outcome in streams} == {(DEADLINE_EXCEEDED, SERVING)}
+    assert found(program.begin(GET, get(name_of(1))).outcome()) == name_of(1)
+
+
+def own_pings(tap: Tap) -> list[Frame]:
+    return [frame for frame in tap.asked(PING) if not frame.flags & ACK]
+
+
+def test_pings_between_calls_are_welcome(command: list[str], server: Server) -> None:
+    """A client that pings, with calls between, has every ping acknowledged and keeps its one connection."""
+    with Tap(server.port) as tap, started(command, tap.port, keepalive_ms=250) as program:
+        stream = program.watch()
+        for pings in range(1, 6):
+            assert found(program.begin(GET, get(name_of(pings))).outcome()) == name_of(pings)
+            wait_until(lambda pings=pings: len(own_pings(tap)) >= pings, 5, "the client pings")  # type: ignore[misc]
+        expected = [frame.payload for frame in own_pings(tap)[:5]]
+        wait_until(lambda: [frame.payload for frame in tap.answered(PING) if frame.flags & ACK][:5] == expected)
+        assert stream.message() == SERVING
+        assert stream.events.empty()
+        assert not tap.answered(GOAWAY)
+        assert len(tap.connections) == 1
+
+
+def test_too_many_pings_end_the_connection_and_not_the_client(command: list[str], server: Server) -> None:
+    """Pings on a silent stream, far too often, bring GOAWAY `too_many_pings`; the next call has a new connection."""
+    with Tap(server.port) as tap, started(command, tap.port, keepalive_ms=100) as program:
+        stream = program.watch()
+        assert stream.message() == SERVING
+        assert stream.outcome(10).code != 0
+        assert {frame.payload[4:] for frame in tap.answered(GOAWAY)} == {b"\0\0\0\x0btoo_many_pings"}
+        assert found(program.begin(GET, get(name_of(1))).outcome()) == name_of(1)
+        assert len(tap.connections) == 2
+
+
+def test_no_call_is_lost_when_the_workers_are_replaced(command: list[str], client: str, server: Server) -> None:
+    """SIGUSR2 under load: GOAWAY without an error, a new connection, what reaches avapd is answered; a Watch ends."""
+    before, announced = server.workers(), len(server.events("Workers Replaced"))
+    with Tap(server.port) as tap, started(command, tap.port) as program:
+        stream = program.watch()
+        assert stream.message() == SERVING
+
+        def until_replaced() -> Iterator[Call]:
+            server.process.send_signal(signal.SIGUSR2)
+            for number in itertools.count():
+                yield program.begin(GET, get(name_of(number)))
+                if number % 100 == 0 and len(server.events("Workers Replaced")) > announced:
+                    return
+
+        outcomes = list(in_flight(until_replaced(), IN_FLIGHT))
+        lost = [outcome for outcome in outcomes if outcome.code]
+        assert stream.outcome().code == UNAVAILABLE
+        assert found(program.begin(GET, get(name_of(1))).outcome()) == name_of(1)
+        assert not set(before) & set(server.workers())
+        assert len(tap.connections) >= 2
+        goaways = tap.answered(GOAWAY)
+        assert {frame.payload[4:8] for frame in goaways} == {bytes(4)}
+        if client in LOSES:
+            assert {outcome.code for outcome in lost} <= {LOSES[client]}
+            assert len(lost) <= IN_FLIGHT * (len(tap.connections) - 1)
+        else:
+            assert not lost
+        if client != "grpclib":
+            reached = tap.asked(HEADERS)
+            assert len(reached) == len([frame for frame in tap.answered(HEADERS) if frame.flags & END_STREAM])
