@@ -16,9 +16,10 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from avapd.errors import ConfigError
+from avapd.wire.limits import Limits
 
 ENVIRONMENTS: Final = ("production", "staging", "test", "development")
-ENGINES: Final = ("grpcio",)
+ENGINES: Final = ("grpcio", "wire")
 KEY_BYTES: Final = 16
 # Keys that stand in public samples: they work, with a loud WARN, since refusing them could stop a running platform.
 SAMPLE_KEYS: Final = (
@@ -71,7 +72,7 @@ def _integer(low: int, high: int) -> Callable[[str], int]:
 def _seconds(low: float, high: float) -> Callable[[str], float]:
     def parse(text: str) -> float:
         if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,6})?", text) or not low <= float(text) <= high:
-            raise ValueError(f"must be a number of seconds from {low:g} to {high:g}")
+            raise ValueError(f"must be a number from {low:g} to {high:g}")
         return float(text)
 
     return parse
@@ -158,7 +159,7 @@ class Config:
         shown="usable CPUs",
         help="worker processes; by default the CPUs that affinity and the cgroup CPU quota leave",
     )
-    engine: str = _setting("AVAPD_ENGINE", parse=_choice(*ENGINES), default="grpcio", help="`grpcio`")
+    engine: str = _setting("AVAPD_ENGINE", parse=_choice(*ENGINES), default="grpcio", help="`grpcio` or `wire`")
     refresh_seconds: float = _setting(
         "AVAPD_REFRESH_SECONDS",
         parse=_seconds(0.05, 86_400),
@@ -217,21 +218,6 @@ class Config:
         default=32 * _MIB,
         help="largest unary answer; beyond it RESOURCE_EXHAUSTED",
     )
-    max_request_bytes: int = _setting(
-        "AVAPD_MAX_REQUEST_BYTES",
-        parse=_integer(256, 4 * _MIB),
-        default=64 * _KIB,
-        help="largest request message; beyond it RESOURCE_EXHAUSTED",
-    )
-    max_header_bytes: int = _setting(
-        "AVAPD_MAX_HEADER_BYTES",
-        parse=_integer(4 * _KIB, _MIB),
-        default=16 * _KIB,
-        help="largest request header list; beyond it RESOURCE_EXHAUSTED",
-    )
-    max_streams: int = _setting(
-        "AVAPD_MAX_STREAMS", parse=_integer(1, 100_000), default=100, help="concurrent calls per connection"
-    )
     max_definition_bytes: int = _setting(
         "AVAPD_MAX_DEFINITION_BYTES",
         parse=_integer(_KIB, _GIB),
@@ -250,6 +236,7 @@ class Config:
         default="INFO",
         help="lowest level that is logged",
     )
+    limits: Limits = dataclasses.field(default=Limits())
 
     @property
     def development(self) -> bool:
@@ -266,9 +253,22 @@ class Config:
         return found
 
 
+_LIMIT: Final = "limit_"
+
+
 def settings() -> dict[str, Setting]:
-    """The declarations by field name, in the order of the table."""
-    return {field.name: field.metadata["setting"] for field in dataclasses.fields(Config)}
+    """The declarations by field name, in the order of the tables; those of `limits` begin with `limit_`."""
+    fields = dataclasses.fields(Config)
+    own = {field.name: field.metadata["setting"] for field in fields if field.metadata}
+    return own | {_LIMIT + field.name: _limit(field) for field in dataclasses.fields(Limits)}
+
+
+def _limit(field: dataclasses.Field[Any]) -> Setting:
+    """A limit of the engine as a setting: its declaration is in wire/limits.py."""
+    low, high = field.metadata["low"], field.metadata["high"]
+    parse: Callable[[str], Any] = _seconds(low, high) if isinstance(field.default, float) else _integer(low, high)
+    return Setting((f"AVAPD_LIMIT_{field.name.upper()}",), parse, field.metadata["help"], f"{field.default:g}"
+                   if isinstance(field.default, float) else str(field.default), secret=False)  # fmt: skip
 
 
 def load(environ: Mapping[str, str], overrides: Mapping[str, str] | None = None) -> Config:
@@ -293,7 +293,8 @@ def load(environ: Mapping[str, str], overrides: Mapping[str, str] | None = None)
     problems += _contradictions(values)
     if problems:
         raise ConfigError(problems)
-    return Config(**values)
+    limits = {name.removeprefix(_LIMIT): values.pop(name) for name in list(values) if name.startswith(_LIMIT)}
+    return Config(**values, limits=Limits(**limits))
 
 
 def _variable(setting: Setting, environ: Mapping[str, str]) -> str:
@@ -355,10 +356,12 @@ def misspelt(environ: Mapping[str, str]) -> list[str]:
     ]
 
 
-def table() -> str:
-    """The settings as the Markdown table of the README."""
+def table(*, limits: bool = False) -> str:
+    """The settings, or the limits of the engine, as a Markdown table of the README."""
     rows = ["| variable | default | meaning |", "|---|---|---|"]
-    for setting in settings().values():
+    for field, setting in settings().items():
+        if field.startswith(_LIMIT) != limits:
+            continue
         names = " / ".join(f"`{name}`" for name in setting.variables)
         if setting.secret:
             names += f" (or `{setting.variables[0]}_FILE`)"

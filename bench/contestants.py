@@ -109,7 +109,7 @@ def check(target: Target, name: str = "") -> None:
 @contextlib.contextmanager
 def avapd(engine: str, service: Service, **settings: str) -> Iterator[Target]:
     """`avapd serve` with one worker on this engine."""
-    with Avapd(service.url, workers=1, AVAPD_ENGINE=engine, AVAPD_MAX_STREAMS=_STREAMS, **settings) as server:
+    with Avapd(service.url, workers=1, AVAPD_ENGINE=engine, AVAPD_LIMIT_STREAMS=_STREAMS, **settings) as server:
         server.wait("SERVING")
         target = service.target(server.port, server.worker_pids()[0], server)
         check(target, service.name)

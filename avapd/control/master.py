@@ -8,6 +8,7 @@ Workers boot while the table is being read; whichever is first waits for the oth
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import hashlib
 import os
 import resource
@@ -119,9 +120,7 @@ class Master:
             pre_drain_seconds=config.pre_drain_seconds,
             drain_seconds=config.drain_seconds,
             max_answer_bytes=config.max_answer_bytes,
-            max_request_bytes=config.max_request_bytes,
-            max_header_bytes=config.max_header_bytes,
-            max_streams=config.max_streams,
+            limits=dataclasses.asdict(config.limits),
         )
 
     # --- running ----------------------------------------------------------------------------------------

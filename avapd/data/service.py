@@ -1,6 +1,6 @@
 """What the rpcs of DefinitionEngine mean: request bytes in, answer bytes and status out.
 
-No engine, no I/O, no protobuf library: both engines run this service and the same tests hold for both. The caller has
+No engine, no I/O, no protobuf library: both engines, which remember answers, run this service and the same tests hold for both. The caller has
 checked the key before it comes here. One reference, `view`, is the whole state; `swap` replaces it between two calls,
 so every answer belongs to one generation.
 """
@@ -8,36 +8,19 @@ so every answer belongs to one generation.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final
 
 from avapd.data.request import check_empty, name_in
 from avapd.shared.snapshot import View, key_of
+from avapd.wire.grpc import INTERNAL, OK, RESOURCE_EXHAUSTED, UNAVAILABLE, UNIMPLEMENTED, Answer
 
 SERVICE: Final = "avap.DefinitionEngine"
 # A name this long stands in the answer as it is; trailers must stay small, clients refuse more than 8 KiB.
 _NAME_SHOWN: Final = 256
 
-# Answers kept ready, of the definitions that are asked for: at most 16 MiB. A swap forgets them.
-_MEMO_ANSWERS: Final = 1024
-_MEMO_BYTES: Final = 16 << 10
-
-# Status codes (https://grpc.github.io/grpc/core/md_doc_statuscodes.html).
-OK: Final = 0
+# Status codes that only a service gives (https://grpc.github.io/grpc/core/md_doc_statuscodes.html).
 NOT_FOUND: Final = 5
-RESOURCE_EXHAUSTED: Final = 8
-UNIMPLEMENTED: Final = 12
-INTERNAL: Final = 13
-UNAVAILABLE: Final = 14
 UNAUTHENTICATED: Final = 16
-
-
-class Answer(NamedTuple):
-    """A status code with its message, and the serialized response when the code is OK."""
-
-    code: int
-    message: str
-    payload: bytes
-
 
 DENIED: Final = Answer(UNAUTHENTICATED, "Invalid Credentials", b"")
 NO_MESSAGE: Final = Answer(UNIMPLEMENTED, "The call ended before its message", b"")
@@ -57,7 +40,6 @@ class Service:
 
     def __init__(self, max_answer_bytes: int) -> None:
         self.view: View | None = None
-        self._memo: dict[bytes, Answer] = {}
         self._max_answer_bytes = max_answer_bytes
         self.methods: Final[dict[str, Callable[[bytes], Answer]]] = {
             "GetCommand": self.get_command,
@@ -67,21 +49,10 @@ class Service:
     def swap(self, view: View) -> View | None:
         """Serve `view` from now on; the view that was served before."""
         before, self.view = self.view, view
-        self._memo = {}
         return before
 
     def get_command(self, request: bytes) -> Answer:
         """GetCommand: request is a serialized CommandRequest, payload a serialized CommandResponse."""
-        answer = self._memo.get(request)
-        if answer is None:
-            answer = self._look_up(request)
-            if answer.code == OK and len(answer.payload) <= _MEMO_BYTES:
-                if len(self._memo) >= _MEMO_ANSWERS:
-                    self._memo.clear()
-                self._memo[request] = answer
-        return answer
-
-    def _look_up(self, request: bytes) -> Answer:
         view = self.view
         if view is None:
             return _NOT_LOADED

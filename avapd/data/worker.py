@@ -24,7 +24,7 @@ from typing import Final
 
 from avapd.data import process
 from avapd.data.auth import Keyring
-from avapd.data.grpcio_engine import GrpcioEngine
+from avapd.data.engine import Engine, build
 from avapd.data.link import Link
 from avapd.data.service import SERVICE, Service
 from avapd.errors import Exit, SnapshotError
@@ -68,7 +68,7 @@ class Worker:
         self._listener: socket.socket | None = socket.socket(fileno=listener_fd)
         self._keyring = Keyring(start.key_digests)
         self._service = Service(start.max_answer_bytes)
-        self._engine = GrpcioEngine(self._service, lambda: self._keyring, self._row, start)
+        self._engine: Engine = build(self._service, lambda: self._keyring, self._row, start, self._log)
         self._link = Link(channel, self.handle, self._orphaned)
         self._wanted: tuple[Load, int] | None = None
         self._arrived = asyncio.Event()
@@ -97,7 +97,7 @@ class Worker:
         for task in done:
             task.result()
         if not self._stop.is_set():
-            self._log.error("Engine Ended", hint="the worker is replaced; grpcio's own lines say why")
+            self._log.error("Engine Ended", hint="the worker is replaced")
             self._log.close()
             return Exit.INTERNAL
         await self._drain()
@@ -144,6 +144,7 @@ class Worker:
                 self._engine.shut(slot)
             case Keys(key_digests=digests):
                 self._keyring = Keyring(digests)
+                self._engine.keys_changed()
             case Drain(at_once=at_once):
                 self._pre_drain = not at_once
                 self._stop.set()
@@ -181,6 +182,7 @@ class Worker:
         finally:
             os.close(fd)
         before = self._service.swap(view)
+        self._engine.swapped()
         self._row[words.GENERATION] = view.generation
         if before is None:
             await self._begin_serving()

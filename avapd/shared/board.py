@@ -119,13 +119,13 @@ class Row:
     def __setitem__(self, word: int, value: int) -> None:
         self.words[word] = value
 
-    def count(self, method: int, status: int, nanoseconds: int) -> None:
-        """Count one finished call: indexes into METHODS and STATUSES, and how long it took."""
+    def count(self, method: int, status: int, nanoseconds: int, times: int = 1) -> None:
+        """Count finished calls: indexes into METHODS and STATUSES, how long each took, and how many there were."""
         words = self.words
-        words[_REQUESTS + method * len(STATUSES) + status] += 1
+        words[_REQUESTS + method * len(STATUSES) + status] += times
         base = _DURATIONS + method * _DURATION_WORDS
-        words[base + bisect_left(_BOUNDS, nanoseconds)] += 1
-        words[base + _DURATION_WORDS - 1] += nanoseconds
+        words[base + bisect_left(_BOUNDS, nanoseconds)] += times
+        words[base + _DURATION_WORDS - 1] += nanoseconds * times
 
     def requests(self, method: int) -> list[int]:
         """Finished calls of a method, by status."""

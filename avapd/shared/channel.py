@@ -48,9 +48,7 @@ class Start:
     pre_drain_seconds: float
     drain_seconds: float
     max_answer_bytes: int
-    max_request_bytes: int
-    max_header_bytes: int
-    max_streams: int
+    limits: dict[str, float]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

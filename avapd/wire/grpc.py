@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from avapd.wire import frames
 from avapd.wire.errors import ErrorCode
-from avapd.wire.hpack import encode
-from avapd.wire.hpack_tables import Field
+from avapd.wire.hpack import Field, encode
 
 if TYPE_CHECKING:
     from avapd.wire.calls import Call

@@ -28,8 +28,7 @@ from typing import Final
 from avapd.wire import grpc
 from avapd.wire.errors import ErrorCode, StreamFault
 from avapd.wire.grpc import Answer, Application, Kind, Memo, Method, Response
-from avapd.wire.hpack import Block, Decoder, Inserts
-from avapd.wire.hpack_tables import Field
+from avapd.wire.hpack import Block, Decoder, Field, Inserts
 from avapd.wire.limits import Limits
 
 _NAME: Final = re.compile(rb"[!-9;-@\[-~]+")  # RFC 9113 section 8.2.1: no blank, no upper case, no colon, ASCII

@@ -4,9 +4,8 @@ The code is canonical: codes of one length are consecutive, in the order of thei
 where the shorter ones ended. So the symbols of each length are the whole of appendix B.
 
 Decoding takes a byte at a time. A state is what is left of an unfinished code: its length and its bits. In a state a
-byte leads to a *cell*: the symbols it completes, the row of the next state, and whether the string may end there.
-Cells are made when first needed, so that importing costs nothing and the memory is that of the text which came by:
-a few dozen KB for headers, and 3 MB when somebody sends every byte in every state.
+byte leads to a *cell*: the symbols it completes, and the row of cells of the next state. Cells are made when first
+needed: importing costs nothing, headers need some KB, and who sends every byte in every state makes it 5 MB, once.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ _SYMBOLS: Final[dict[int, bytes]] = {
 
 _State = tuple[int, int]
 _Row = list["_Cell | None"]
-_Cell = tuple[bytes, _Row, bool]
+_Cell = tuple[bytes, _Row]
 
 
 def _codes() -> Iterator[tuple[int, int, int]]:
@@ -60,63 +59,56 @@ def _codes() -> Iterator[tuple[int, int, int]]:
 
 _CODES: Final = {symbol: (length, code) for symbol, length, code in _codes()}
 _BY_CODE: Final = {state: symbol for symbol, state in _CODES.items()}
-_START: Final = (0, 0)
+_BEGIN: Final = (0, 0)
 _ROWS: Final[dict[_State, _Row]] = {}
+_STATES: Final[dict[int, _State]] = {}  # of rows, by their identity
 
 
 def _row(state: _State) -> _Row:
+    """The cells of a state by byte. The one behind them, for the end of the string, is there if it may end here."""
     row = _ROWS.get(state)
     if row is None:
-        row = _ROWS[state] = [None] * 256
+        row = _ROWS[state] = [None] * 257
+        _STATES[id(row)] = state
+        length, code = state
+        # Padding is the beginning of the end-of-string symbol, which is all ones, and shorter than a byte.
+        if length < 8 and code == (1 << length) - 1:
+            row[_EOS] = b"", row
     return row
 
 
-def _cell(state: _State, byte: int) -> tuple[_Cell, _State]:
-    """What a byte means in a state, and the state it leads to. Raises ValueError at the end-of-string symbol."""
-    length, code = state
+def _make(row: _Row, byte: int) -> _Cell:
+    """Make a cell. Raises ValueError at the end-of-string symbol."""
+    length, code = _STATES[id(row)]
     symbols = bytearray()
     for shift in range(7, -1, -1):
         length, code = length + 1, code << 1 | byte >> shift & 1
         symbol = _BY_CODE.get((length, code))
         if symbol == _EOS:
-            raise ValueError("the end-of-string symbol inside a string")
+            raise ValueError("Huffman: the end-of-string symbol inside a string")
         if symbol is not None:
             symbols.append(symbol)
-            length, code = _START
-    # Padding is the start of the end-of-string symbol, which is all ones, and shorter than a byte.
-    complete = length < 8 and code == (1 << length) - 1
-    return (bytes(symbols), _row((length, code)), complete), (length, code)
+            length, code = _BEGIN
+    cell = row[byte] = bytes(symbols), _row((length, code))
+    return cell
 
 
-def _learn(data: bytes) -> None:
-    """Make the cells that decoding `data` needs. Raises ValueError."""
-    state = _START
-    for byte in data:
-        row = _row(state)
-        row[byte], state = _cell(state, byte)
-
-
-_FIRST: Final = _row(_START)
+_FIRST: Final = _row(_BEGIN)
 
 
 def decode(data: bytes) -> bytes:
-    """The string that `data` stands for. Raises ValueError, with the reason, when it stands for none.
-
-    At most 8 bytes for every 5 of `data`.
-    """
-    while True:
-        row, complete = _FIRST, True
-        symbols = []
+    """The string that `data` stands for, at most 8/5 as long. Raises ValueError, with the reason, if it is none."""
+    row = _FIRST
+    parts = []
+    for byte in data:
         try:
-            for byte in data:
-                some, row, complete = row[byte]  # type: ignore[misc]  # a cell not made yet is the TypeError below
-                symbols.append(some)
+            symbols, row = row[byte]  # type: ignore[misc]  # None, no cell yet, is the TypeError
         except TypeError:
-            _learn(data)
-            continue
-        if not complete:
-            raise ValueError("padding that is not the start of the end-of-string symbol")
-        return b"".join(symbols)
+            symbols, row = _make(row, byte)
+        parts.append(symbols)
+    if row[_EOS] is None:
+        raise ValueError("Huffman: padding that does not begin the end-of-string symbol")
+    return b"".join(parts)
 
 
 def encode(data: bytes) -> bytes:

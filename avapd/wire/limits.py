@@ -7,53 +7,70 @@ grpc-core or grpc-go. Sizes are in bytes, times in seconds; all are per connecti
 from __future__ import annotations
 
 import dataclasses
+from typing import Any, Final
 
 _KIB, _MIB = 1 << 10, 1 << 20
 
 
+def _limit(default: float, row: str, help: str, low: float = 1, high: float = 2**31 - 1) -> Any:  # noqa: A002
+    """A field with what a setting needs to know: its row of the checklist, its help and the values it may have."""
+    return dataclasses.field(default=default, metadata={"row": row, "help": help, "low": low, "high": high})
+
+
+_SECONDS: Final = 1e9
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a connection may do and cost."""
+    """What a connection may do and cost. Each field is a setting, `AVAPD_LIMIT_` and its name; see config.py."""
 
-    preface_seconds: float = 10.0  # C1: until the client's preface and SETTINGS have come
-    settings_seconds: float = 60.0  # C1: until it has acknowledged ours
-    streams: int = 100  # C2: calls at once, counted until their answer is written
-    refusals: int = 100  # C2: REFUSED_STREAM answers in 30 s
-    resets: int = 1_000  # C3: RST_STREAM of calls not yet answered (CVE-2023-44487) …
-    resets_per_second: float = 33.0  # … and how fast that allowance grows again
-    our_resets: int = 200  # C4: errors that made us send RST_STREAM, in 30 s (CVE-2025-8671)
-    ping_strikes: int = 2  # C6: PINGs that come too early (CVE-2019-9512, gRFC A8) …
-    ping_seconds: float = 300.0  # … which is this soon with calls open …
-    ping_idle_seconds: float = 7_200.0  # … and this soon without
-    settings_entries: int = 32  # C7: in one SETTINGS frame (CVE-2019-9515)
-    settings_per_minute: int = 100  # C7
-    control_frames: int = 1_000  # C8: answers to PING, SETTINGS and errors that the client does not read
-    write_bytes: int = 128 * _KIB  # C9, C19: unsent output at which nothing more is read or answered
-    stall_seconds: float = 30.0  # C9: a client that reads nothing for so long is cut off
-    blocked_seconds: float = 60.0  # C10: an answer that waits for a window that does not open (CVE-2026-49975)
-    blocked_bytes: int = 8 * _MIB  # C10: messages of our own making that wait for a window
-    tiny_frames: int = 1_000  # C11: DATA under 256 bytes that a small window forced (CVE-2019-9511)
-    window_updates: int = 100  # C12: WINDOW_UPDATEs, plus 10 for each call and each DATA frame sent
-    header_block: int = 64 * _KIB  # C13: bytes of one header block (CVE-2024-27316)
-    continuations: int = 8  # C13: CONTINUATION frames of one header block; one may be empty
-    header_bytes: int = 16 * _KIB  # C14: decoded header list, 32 added for each field; four times that is an attack
-    header_fields: int = 128  # C14: fields of it; four times that is an attack (CVE-2016-6581)
-    empty_data: int = 100  # C16: empty DATA frames that end nothing (CVE-2019-9518)
-    priorities: int = 100  # C17: PRIORITY and unknown frames, times 1 + calls so far (CVE-2019-9513)
-    request_bytes: int = 64 * _KIB  # C18: a request message, also after decompression
-    held_bytes: int = 128 * _KIB  # C18: parts of unfinished request messages, of all calls together
-    quantum_frames: int = 64  # C19: frames off the fast path in one turn of the loop
-    request_seconds: float = 30.0  # C20: until the one request of a call is complete
-    bidi_seconds: float = 900.0  # C20: silence on a stream whose client may go on sending
-    memo_blocks: int = 32  # C21: header blocks remembered by a connection
-    memo_shared: int = 4_096  # C21: header blocks, header lists and answers remembered by all together
-    idle_seconds: float = 900.0  # C22: without a call, until we say good-bye
-    age_seconds: float = 1_800.0  # C22: of a connection, so that clients spread over workers and pods
-    age_jitter: float = 0.1  # C22: as a share of it, both ways
-    grace_seconds: float = 30.0  # C22: for the calls in flight after a good-bye
-    keepalive_seconds: float = 7_200.0  # A49: without a byte from the client, until we ask …
-    keepalive_timeout: float = 20.0  # … and until we give up
-    glitches: int = 1_000  # C23: every other oddity; a good-bye comes at three quarters
+    preface_seconds: float = _limit(10.0, "C1", "until the client's preface and SETTINGS have come", 0.1, 3600)
+    settings_seconds: float = _limit(60.0, "C1", "until the client has acknowledged our SETTINGS", 0.1, 3600)
+    streams: int = _limit(100, "C2", "calls at once, each until its answer is written", high=100_000)
+    refusals: int = _limit(100, "C2", "calls beyond that in 30 s")
+    resets: int = _limit(1_000, "C3", "calls reset by the client before they are answered (CVE-2023-44487)")
+    resets_per_second: float = _limit(33.0, "C3", "how fast that allowance grows again", 0.01, 1e6)
+    our_resets: int = _limit(200, "C4", "errors in 30 s that make us reset a call (CVE-2025-8671)")
+    ping_strikes: int = _limit(2, "C6", "PINGs that come too early, with nothing answered between (CVE-2019-9512)")
+    ping_seconds: float = _limit(300.0, "C6", "which is sooner than this with calls open", 0, _SECONDS)
+    ping_idle_seconds: float = _limit(7_200.0, "C6", "and sooner than this without", 0, _SECONDS)
+    settings_entries: int = _limit(32, "C7", "entries of a SETTINGS frame")
+    settings_per_minute: int = _limit(100, "C7", "SETTINGS frames in a minute (CVE-2019-9515)")
+    control_frames: int = _limit(1_000, "C8", "answers to PING, SETTINGS and errors that are not read (CVE-2019-9512)")
+    write_bytes: int = _limit(128 * _KIB, "C9, C19", "unsent output at which no more is read or answered", 16 * _KIB)
+    stall_seconds: float = _limit(30.0, "C9", "a client that reads nothing for so long is cut off", 0.1, _SECONDS)
+    blocked_seconds: float = _limit(60.0, "C10", "an answer waits so long for a flow-control window", 0.1, _SECONDS)
+    blocked_bytes: int = _limit(8 * _MIB, "C10", "messages that wait for windows, the largest call's not counted")
+    tiny_frames: int = _limit(1_000, "C11", "DATA frames under 256 bytes forced by small windows (CVE-2019-9511)")
+    window_updates: int = _limit(100, "C12", "WINDOW_UPDATE frames, and 10 more for each call and frame answered")
+    header_block: int = _limit(64 * _KIB, "C13", "bytes of a header block (CVE-2024-27316)", 4 * _KIB)
+    continuations: int = _limit(8, "C13", "CONTINUATION frames of a header block, of which one may be empty", 0)
+    header_bytes: int = _limit(
+        16 * _KIB, "C14", "request header list, 32 added for each field; beyond it RESOURCE_EXHAUSTED, at 4 times the end",
+        4 * _KIB, _MIB,
+    )  # fmt: skip
+    header_fields: int = _limit(128, "C14", "fields of it, likewise (CVE-2016-6581)", 16, 10_000)
+    empty_data: int = _limit(100, "C16", "empty DATA frames that end nothing (CVE-2019-9518)")
+    priorities: int = _limit(100, "C17", "PRIORITY and unknown frames, and as many more for each call (CVE-2019-9513)")
+    request_bytes: int = _limit(
+        64 * _KIB, "C18", "largest request message; beyond it RESOURCE_EXHAUSTED", 256, 4 * _MIB
+    )
+    held_bytes: int = _limit(128 * _KIB, "C18", "parts of unfinished requests, of all calls together", 16 * _KIB)
+    quantum_frames: int = _limit(64, "C19", "frames that are not calls known already, in one turn of the loop")
+    request_seconds: float = _limit(30.0, "C20", "until the one request of a call is complete", 0.1, _SECONDS)
+    bidi_seconds: float = _limit(900.0, "C20", "silence of a client that may go on sending", 0.1, _SECONDS)
+    memo_blocks: int = _limit(32, "C21", "header blocks remembered for a connection")
+    memo_shared: int = _limit(4_096, "C21", "header blocks, header lists and answers remembered for a worker")
+    idle_seconds: float = _limit(900.0, "C22", "without a call, then good-bye", 1, _SECONDS)
+    age_seconds: float = _limit(
+        1_800.0, "C22", "then good-bye, so that clients spread over workers and pods", 1, _SECONDS
+    )
+    age_jitter: float = _limit(0.1, "C22", "spread of that age, as a share of it", 0, 1)
+    grace_seconds: float = _limit(30.0, "C22", "for calls under way after a good-bye", 0, _SECONDS)
+    connections: int = _limit(10_000, "C22", "connections of a worker; more are cut off")
+    keepalive_seconds: float = _limit(7_200.0, "A49", "without a byte from the client, then a PING", 1, _SECONDS)
+    keepalive_timeout: float = _limit(20.0, "A49", "until that PING must be answered", 0.1, _SECONDS)
+    glitches: int = _limit(1_000, "C23", "other oddities; good-bye at three quarters of it", 4)
 
 
 class Bucket:

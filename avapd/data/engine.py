@@ -1,0 +1,61 @@
+"""What a worker asks of an engine, and which one it gets. Only the chosen one is imported."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Protocol
+
+from avapd.data.auth import Keyring
+from avapd.data.service import Service
+from avapd.log import Log
+from avapd.shared.board import Row
+from avapd.shared.channel import Start
+
+
+class Engine(Protocol):
+    """Serves a `Service` to gRPC clients."""
+
+    async def start(self) -> None:
+        """Start serving; no socket is open yet."""
+
+    async def ended(self) -> None:
+        """Return when the engine has stopped, asked or not."""
+
+    def open(self, slot: int, listener: socket.socket) -> None:
+        """Accept connections of a slot; the engine closes `listener` when it is shut."""
+
+    def shut(self, slot: int) -> None:
+        """Accept no more connections of a slot."""
+
+    def connections(self) -> int:
+        """Open connections."""
+
+    async def set_health(self, name: str, serving: bool) -> None:
+        """Set the status of a health service name."""
+
+    def swapped(self) -> None:
+        """The service has another catalog."""
+
+    def keys_changed(self) -> None:
+        """The key ring is another one."""
+
+    async def warm_up(self) -> None:
+        """Do everything once, so that the first client finds it in place."""
+
+    async def drain(self) -> None:
+        """Say NOT_SERVING under every name, for good."""
+
+    async def stop(self, seconds: float) -> None:
+        """Accept nothing more, say good-bye, wait for calls in flight, at most `seconds`; then end them."""
+
+
+def build(service: Service, keyring: Callable[[], Keyring], row: Row, start: Start, log: Log) -> Engine:
+    """The engine that the Start message names."""
+    if start.engine == "wire":
+        from avapd.data.wire_engine import WireEngine  # noqa: PLC0415  # grpcio costs 30 MB and 0.1 s
+
+        return WireEngine(service, keyring, row, start, log)
+    from avapd.data.grpcio_engine import GrpcioEngine  # noqa: PLC0415  # as above
+
+    return GrpcioEngine(service, keyring, row, start, log)

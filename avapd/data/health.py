@@ -1,0 +1,109 @@
+"""The health service (grpc.health.v1) for the wire engine, without a protobuf library.
+
+HealthCheckRequest  { string service = 1 }            as a CommandRequest: one string, field 1
+HealthCheckResponse { ServingStatus status = 1 }
+HealthListResponse  { map<string, HealthCheckResponse> statuses = 1 }
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from avapd.data.request import name_in
+from avapd.data.service import NOT_FOUND
+from avapd.shared.snapshot import key_of, varint
+from avapd.wire.calls import Call
+from avapd.wire.grpc import INTERNAL, OK, UNAVAILABLE, Answer, Method
+
+SERVING: Final = 1
+NOT_SERVING: Final = 2
+_SERVICE_UNKNOWN: Final = 3
+_SERVICE: Final = b"/grpc.health.v1.Health/"
+_BAD_REQUEST: Final = "Request is not a valid grpc.health.v1 message"
+
+
+def response(status: int) -> bytes:
+    """A HealthCheckResponse."""
+    return b"\x08" + bytes((status,))
+
+
+def listing(statuses: dict[str, int]) -> bytes:
+    """A HealthListResponse. A map entry is a message with the key in field 1 and the value in field 2."""
+    entries = [key_of(name) + b"\x12\x02" + response(status) for name, status in statuses.items()]
+    return b"".join(b"\x0a" + varint(len(entry)) + entry for entry in entries)
+
+
+class _Watcher:
+    """One Watch call. It has one slot: a client that does not read gets the newest status later, and no queue."""
+
+    def __init__(self, health: Health, name: str, call: Call) -> None:
+        self._health = health
+        self.name = name
+        self.call = call
+        self._told: int | None = None
+        call.on_sent = self.tell
+
+    def tell(self) -> None:
+        """Send the status, unless the client has it or the last one has not gone yet."""
+        status = self._health.statuses.get(self.name, _SERVICE_UNKNOWN)
+        if status != self._told and not self.call.backlog:
+            self._told = status
+            self.call.send(response(status))
+
+
+class Health:
+    """The statuses by service name, and who watches them."""
+
+    def __init__(self) -> None:
+        self.statuses: dict[str, int] = {}
+        self._draining = False
+        self._watchers: set[_Watcher] = set()
+        self.methods: Final = {
+            method.path: method
+            for method in (
+                Method.unary(_SERVICE + b"Check", self._check),
+                Method.unary(_SERVICE + b"List", self._list),
+                Method.server_stream(_SERVICE + b"Watch", self._watch),
+            )
+        }
+
+    def set(self, name: str, *, serving: bool) -> None:
+        """Set a status; while draining everything is and stays NOT_SERVING."""
+        self.statuses[name] = SERVING if serving and not self._draining else NOT_SERVING
+        for watcher in list(self._watchers):
+            if watcher.name == name:
+                watcher.tell()
+
+    def drain(self) -> None:
+        """NOT_SERVING under every name, for good."""
+        self._draining = True
+        for name in self.statuses:
+            self.set(name, serving=False)
+
+    def end_watches(self) -> None:
+        """End the streams, which else would hold the drain up."""
+        for watcher in list(self._watchers):
+            watcher.call.finish(UNAVAILABLE, "Server is shutting down")
+        self._watchers.clear()
+
+    def _check(self, request: bytes) -> Answer:
+        try:
+            status = self.statuses.get(name_in(request))
+        except ValueError:
+            return Answer(INTERNAL, _BAD_REQUEST)
+        if status is None:
+            return Answer(NOT_FOUND, "Unknown health service name")
+        return Answer(OK, payload=response(status))
+
+    def _list(self, _request: bytes) -> Answer:
+        return Answer(OK, payload=listing(self.statuses))
+
+    def _watch(self, call: Call, request: bytes) -> None:
+        try:
+            watcher = _Watcher(self, name_in(request), call)
+        except ValueError:
+            call.finish(INTERNAL, _BAD_REQUEST)
+            return
+        self._watchers.add(watcher)
+        call.on_cancel = lambda: self._watchers.discard(watcher)
+        watcher.tell()

@@ -1,0 +1,202 @@
+"""The engine on `avapd.wire`: our own HTTP/2 and gRPC, on the event loop, without a task or a future for a call."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterable
+from time import monotonic
+from typing import Final
+
+from avapd.data.auth import AUTHORIZATION, HEADER, Keyring
+from avapd.data.health import Health
+from avapd.data.service import DENIED, SERVICE, Service, unimplemented
+from avapd.data.wire_protocol import WireProtocol
+from avapd.log import Log
+from avapd.shared.board import METHODS, STATUS_OF_CODE, STATUSES, Row
+from avapd.shared.channel import Start
+from avapd.wire import frames
+from avapd.wire.connection import Connection
+from avapd.wire.grpc import Answer, Method
+from avapd.wire.headers import Routes
+from avapd.wire.hpack import Field, encode
+from avapd.wire.limits import Limits
+
+# How precisely deadlines and other times are kept. Costs 20 wake-ups a second while there are connections.
+_TICK_SECONDS: Final = 0.05
+_BACKLOG: Final = 4_096
+_WARM_CALLS: Final = 20
+_UNCOUNTED: Final = -1
+_SHOWN: Final = 100
+
+
+class DefinitionApplication:
+    """What a worker serves: DefinitionEngine with a key, health without, reflection in development."""
+
+    names = frozenset({HEADER.encode(), AUTHORIZATION.encode()})
+
+    def __init__(self, service: Service, keyring: Callable[[], Keyring], health: Health, log: Log) -> None:
+        self._keyring = keyring
+        self._log = log
+        self._open = dict(health.methods)
+        self._keyed = {
+            path: Method.unary(path, serve)
+            for name, serve in service.methods.items()
+            for path in [f"/{SERVICE}/{name}".encode()]
+        }
+        unknown, failed = METHODS.index("unknown"), STATUSES.index(500)
+        self._columns = {code: STATUSES.index(status) for code, status in STATUS_OF_CODE.items()}
+        self._failed = failed
+        self._rows = {path: METHODS.index(path.rpartition(b"/")[2].decode()) for path in self._keyed}
+        self._unknown = unknown
+
+    def add(self, methods: dict[bytes, Method]) -> None:
+        """Serve these methods too, without a key."""
+        self._open |= methods
+
+    def route(self, path: bytes, metadata: tuple[Field, ...]) -> Method | Answer:
+        """By the exact octets of the path."""
+        method = self._keyed.get(path)
+        if method is not None:
+            allowed = self._keyring().allows([(name.decode(), value) for name, value in metadata])
+            return method if allowed else DENIED
+        return self._open.get(path) or unimplemented(path.decode("utf-8", "replace"))
+
+    def outcome(self, path: bytes, code: int) -> int:
+        """Index of the counter on the board; health and reflection are not counted."""
+        if path in self._open:
+            return _UNCOUNTED
+        return self._rows.get(path, self._unknown) * len(STATUSES) + self._columns.get(code, self._failed)
+
+    def failed(self, path: bytes, error: Exception) -> None:
+        """A handler raised, or the engine did."""
+        shown = path[:_SHOWN].decode("utf-8", "replace")
+        self._log.error(
+            "Call Failed", path=shown, error=type(error).__name__, hint="a defect of avapd; please report it"
+        )
+
+
+class WireEngine:
+    """Serves a `Service` on sockets that the master holds."""
+
+    def __init__(self, service: Service, keyring: Callable[[], Keyring], row: Row, start: Start, log: Log) -> None:
+        self._row = row
+        self._health = Health()
+        self._application = DefinitionApplication(service, keyring, self._health, log)
+        if start.environment == "development":
+            from avapd.data.reflection import methods  # noqa: PLC0415  # in development only
+
+            self._application.add(methods())
+        self._routes = Routes(self._application, Limits(**start.limits)  # type: ignore[arg-type]  # each is of its own kind)
+        self._members: set[WireProtocol] = set()
+        self._servers: dict[int, asyncio.Task[asyncio.Server]] = {}
+        self._ticker: asyncio.Task[None] | None = None
+        self._ended = asyncio.Event()
+
+    async def start(self) -> None:
+        """Begin to keep time; no socket is served yet."""
+        self._ticker = asyncio.create_task(self._tick())
+
+    async def ended(self) -> None:
+        """Return when the engine has stopped, asked or not."""
+        await self._ended.wait()
+
+    # --- sockets ----------------------------------------------------------------------------------------------
+
+    def open(self, slot: int, listener: socket.socket) -> None:
+        """Accept connections of a slot; the engine closes `listener` when it is shut."""
+        self.shut(slot)
+        listener.setblocking(False)
+        loop = asyncio.get_running_loop()
+        served = loop.create_server(self._protocol, sock=listener, backlog=_BACKLOG)
+        self._servers[slot] = asyncio.ensure_future(served)
+
+    def shut(self, slot: int) -> None:
+        """Accept no more connections of a slot."""
+        if slot in self._servers:
+            self._servers.pop(slot).add_done_callback(lambda opened: opened.result().close())
+
+    def _protocol(self) -> WireProtocol:
+        return WireProtocol(self._routes, self._members, self._count)
+
+    def connections(self) -> int:
+        """Open connections."""
+        return len(self._members)
+
+    # --- what changes -----------------------------------------------------------------------------------------
+
+    async def set_health(self, name: str, serving: bool) -> None:
+        """Set the status of a health service name."""
+        self._health.set(name, serving=serving)
+        self._routes.forget_answers()
+
+    def swapped(self) -> None:
+        """The service has another catalog."""
+        self._routes.forget_answers()
+
+    def keys_changed(self) -> None:
+        """The key ring is another one: nobody is let in by what was remembered."""
+        self._routes.forget()
+        for member in self._members:
+            member.forget()
+
+    async def warm_up(self) -> None:
+        """A round of calls in memory, so that the first client finds everything in place."""
+        connection = Connection(self._routes, monotonic())
+        block = encode([
+            (b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/grpc.health.v1.Health/Check"),
+            (b"content-type", b"application/grpc"), (b"te", b"trailers"),
+        ])  # fmt: skip
+        connection.receive(frames.PREFACE + frames.settings({}), monotonic())
+        for number in range(1, 2 * _WARM_CALLS, 2):
+            call = frames.frame(frames.HEADERS, frames.END_HEADERS, number, block)
+            message = frames.frame(frames.DATA, frames.END_STREAM, number, bytes(5))
+            connection.receive(call + message, monotonic())
+        connection.lost()
+
+    # --- counting and time ------------------------------------------------------------------------------------
+
+    def _count(self, finished: list[int], nanoseconds: int) -> None:
+        """Put calls on the board. All of one read took as long as the read: their answers left together."""
+        first = finished[0]
+        times = finished.count(first)
+        if times == len(finished):  # as a rule: a Counter costs a microsecond
+            outcomes: Iterable[tuple[int, int]] = ((first, times),)
+        else:
+            outcomes = Counter(finished).items()
+        for outcome, number in outcomes:
+            if outcome != _UNCOUNTED:
+                self._row.count(*divmod(outcome, len(STATUSES)), nanoseconds, number)
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(_TICK_SECONDS)
+            now = monotonic()
+            for member in list(self._members):
+                member.tick(now)
+
+    # --- the end ----------------------------------------------------------------------------------------------
+
+    async def drain(self) -> None:
+        """Say NOT_SERVING under every name, for good."""
+        self._health.drain()
+        self._routes.forget_answers()
+
+    async def stop(self, seconds: float) -> None:
+        """Shut every socket, say good-bye, wait for calls in flight, at most `seconds`; then cut what is left."""
+        for slot in list(self._servers):
+            self.shut(slot)
+        self._health.end_watches()
+        for member in list(self._members):
+            member.drain()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._members:
+                    await asyncio.sleep(_TICK_SECONDS)
+        for member in list(self._members):
+            member.abort()
+        if self._ticker is not None:
+            self._ticker.cancel()
+        self._ended.set()

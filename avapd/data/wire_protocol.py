@@ -1,0 +1,186 @@
+"""The asyncio shell of the wire engine: one `WireProtocol` for each connection, on any transport, TLS or not.
+
+    transport ──data_received──► Connection.receive ──► out ──one write──► transport
+
+Everything one read leads to leaves in one write. What is too much for one turn of the loop (`pending`, `ready`) goes on
+in the next one, so that a flood on one connection leaves the others their share. While the transport is full, nothing is
+read, parsed or sent: a client that does not read is waited for at most `stall_seconds`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from time import monotonic, perf_counter_ns
+from typing import Final
+
+from avapd.wire.connection import Connection
+from avapd.wire.headers import Routes
+
+# After GOAWAY the client's last octets are read and thrown away: closing with octets unread makes a TCP reset, and the
+# client may never see the GOAWAY (RFC 9113 section 5.4.1).
+_LINGER_SECONDS: Final = 1.0
+
+Count = Callable[[list[int], int], None]
+
+
+class WireProtocol(asyncio.Protocol):
+    """A connection. It adds itself to `members` while it lives; `count` gets the outcomes of calls and how long they took."""
+
+    __slots__ = (
+        "_blocked_at", "_count", "_full", "_left", "_lingering", "_loop", "_members", "_routes", "_scheduled",
+        "_transport", "_wire",
+    )  # fmt: skip
+
+    _transport: asyncio.Transport
+    _wire: Connection
+
+    def __init__(self, routes: Routes, members: set[WireProtocol], count: Count) -> None:
+        self._routes = routes
+        self._members = members
+        self._count = count
+        self._loop = asyncio.get_running_loop()
+        self._full = self._scheduled = self._lingering = False
+        self._blocked_at = 0.0
+        self._left = 0
+
+    # --- the transport calls ----------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Say our SETTINGS at once."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        if len(self._members) >= self._routes.limits.connections:
+            transport.abort()
+            return
+        transport.set_write_buffer_limits(self._routes.limits.write_bytes)
+        self._members.add(self)
+        self._wire = Connection(self._routes, monotonic(), random.uniform(-1, 1))  # noqa: S311  # spreads, hides nothing
+        self._wire.on_output(self._schedule)
+        self._flush()
+
+    def data_received(self, data: bytes) -> None:
+        """Octets of the client."""
+        wire, now, began = self._wire, monotonic(), perf_counter_ns()
+        wire.receive(data, now)
+        if wire.ready:
+            wire.pump(now)
+        self._flush()
+        if wire.finished:
+            self._count(wire.finished, perf_counter_ns() - began)
+            wire.finished.clear()
+
+    def pause_writing(self) -> None:
+        """The transport is full: nothing more goes in or out."""
+        self._full = True
+        self._blocked_at = monotonic()
+        self._left = self._transport.get_write_buffer_size()
+        self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """The client has read."""
+        self._full = False
+        self._schedule()
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        """The transport is gone."""
+        if self in self._members:
+            self._members.discard(self)
+            self._wire.lost()
+            self._tell()
+
+    # --- the engine calls -------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        """Do what is due by the clock."""
+        if self._full:
+            self._watch_reader(now)
+        elif self._wire.wake_at <= now and not self._lingering:
+            self._wire.tick(now)
+            self._flush()
+            self._tell()
+
+    def drain(self) -> None:
+        """Say good-bye."""
+        self._wire.drain(monotonic())
+        self._flush()
+
+    def forget(self) -> None:
+        """What headers mean has changed."""
+        self._wire.forget()
+
+    def abort(self) -> None:
+        """Cut the connection."""
+        self._transport.abort()
+
+    # --- turns ------------------------------------------------------------------------------------------------
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        """Go on with what the last turn left."""
+        self._scheduled = False
+        if self._full or self._transport.is_closing():
+            return
+        wire, now, began = self._wire, monotonic(), perf_counter_ns()
+        if wire.pending:
+            wire.resume(now)
+        if wire.ready:
+            wire.pump(now)
+        self._flush()
+        if wire.finished:
+            self._count(wire.finished, perf_counter_ns() - began)
+            wire.finished.clear()
+
+    def _flush(self) -> None:
+        """Write `out`, and see to what comes next."""
+        wire = self._wire
+        out = wire.out
+        if out:
+            self._transport.write(out[0] if len(out) == 1 else b"".join(out))
+            out.clear()
+        if wire.closed:
+            self._linger()
+        elif self._full:
+            return
+        elif wire.pending:
+            self._transport.pause_reading()
+            self._schedule()
+        else:
+            if not self._transport.is_reading():
+                self._transport.resume_reading()
+            if wire.ready:
+                self._schedule()
+        if not self._transport.get_write_buffer_size():
+            wire.flushed()
+
+    def _tell(self) -> None:
+        if self._wire.finished:
+            self._count(self._wire.finished, 0)
+            self._wire.finished.clear()
+
+    # --- ends -------------------------------------------------------------------------------------------------
+
+    def _linger(self) -> None:
+        if self._lingering or self._transport.is_closing():
+            return
+        self._lingering = True
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+            if not self._transport.is_reading():
+                self._transport.resume_reading()
+            self._loop.call_later(_LINGER_SECONDS, self._transport.abort)
+        else:
+            self._transport.close()
+
+    def _watch_reader(self, now: float) -> None:
+        """C9: cut off a client that reads nothing."""
+        left = self._transport.get_write_buffer_size()
+        if left < self._left:
+            self._left, self._blocked_at = left, now
+        elif now - self._blocked_at > self._routes.limits.stall_seconds:
+            self._transport.abort()
