@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from avapd.wire.calls import Call
 from avapd.wire.grpc import Answer, Method
-from avapd.wire.hpack import Field
 
+Field = tuple[bytes, bytes]
 SERVICE = b"/test.Service/"
 ECHO = SERVICE + b"Echo"  # unary: b"reply to " + message
 LARGE = SERVICE + b"Large"  # unary: as many bytes as the message says in decimal

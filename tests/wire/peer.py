@@ -10,6 +10,7 @@ It keeps books of its own, from the bytes it sent alone, and fails the test when
 | at most one RST_STREAM a stream, and nothing after it | 5.4.2 |
 | every header block decodes, with the hpack package, in the order it came, and within our HEADER_TABLE_SIZE | 4.3 |
 | no more SETTINGS are acknowledged than were sent; each PING once, with its own bytes | 6.5.3, 6.7 |
+| the last stream of GOAWAY never rises | 6.8 |
 | nothing comes once the connection is closed | 5.4.1 |
 """
 
@@ -107,7 +108,7 @@ class Reply:
 class Peer:
     """One connection and the client's books of it. `frames` is all that came, `received` and `sent` are the bytes.
 
-    `open_`: the preface, our SETTINGS and the ACK of the server's have been exchanged.
+    `open_`: the preface, our SETTINGS and the ACK of the server's have been exchanged. `connection`: one that is there.
     """
 
     def __init__(
@@ -117,17 +118,19 @@ class Peer:
         *,
         settings_: Mapping[int, int] | None = None,
         open_: bool = True,
+        connection: Connection | None = None,
     ) -> None:
         self.application = application or Methods()
         self.now = 1000.0
-        self.connection = Connection(Routes(self.application, limits or Limits()), self.now)
+        self.connection = connection or Connection(Routes(self.application, limits or Limits()), self.now)
         self.frames: list[Frame] = []
         self.sent, self.received = bytearray(), bytearray()
-        self.writable = True  # whether the transport takes more than what answers what it read
+        self.writable = True  # whether the transport takes more, and has written what it took
         self.encoder, self._decoder = hpack.Encoder(), hpack.Decoder()
         self.replies: dict[int, Reply] = {}
         self.initial_window, self.max_frame_size = 65_535, 16_384  # ours, as far as the server has acknowledged them
         self.server_settings: dict[int, int] = {}
+        self.last_stream = (1 << 31) - 1  # of the last GOAWAY
         self.credit = 65_535  # what the server may still send on the whole connection
         self.upload = 65_535  # what we may still send on the whole connection
         self.upload_credit: dict[int, int] = {}  # WINDOW_UPDATEs of the server for a stream
@@ -168,12 +171,13 @@ class Peer:
 
     def wait(self, seconds: float) -> list[Frame]:
         """Let time pass; the connection wakes whenever it asked to."""
-        end, before = self.now + seconds, len(self.frames)
+        end, before, ticks = self.now + seconds, len(self.frames), 0
         while not self.connection.closed and self.connection.wake_at <= end:
+            ticks = ticks + 1 if self.connection.wake_at <= self.now else 0
+            assert ticks < 20, "tick after tick at the same time"
             self.now = max(self.now, self.connection.wake_at)
             self.connection.tick(self.now)
             self._settle()
-            assert self.connection.closed or self.connection.wake_at > self.now, "a tick asks for itself at once"
         self.now = end
         return self.frames[before:]
 
@@ -266,6 +270,8 @@ class Peer:
         """Read what the connection wrote."""
         out = b"".join(self.connection.out)
         self.connection.out.clear()
+        if self.writable:
+            self.connection.flushed()
         assert not (out and self._was_closed), "bytes after the end"
         self._was_closed = self.connection.closed
         self.received += out
@@ -309,8 +315,12 @@ class Peer:
                     self.upload_credit[one.stream] = self.upload_credit.get(one.stream, 0) + increment
                 else:
                     self.upload += increment
+            case k if k == GOAWAY:
+                last = int.from_bytes(one.payload[:4], "big")
+                assert last <= self.last_stream, f"GOAWAY takes streams back that it gave up: {last}"
+                self.last_stream = last
             case k:
-                assert k in {PING, GOAWAY}, f"no server sends {one}"
+                assert k == PING, f"no server sends {one}"
 
     def _apply(self, acknowledged: list[tuple[int, int]]) -> None:
         """Our SETTINGS count from their ACK on."""
