@@ -70,6 +70,16 @@ def cpu_seconds(pid: int) -> float:
     return float(times.user + times.system)
 
 
+def wakeups(pid: int) -> int:
+    """How often its threads went on after they had waited for something: voluntary context switches."""
+    return sum(
+        int(line.split()[1])
+        for status in Path(f"/proc/{pid}/task").glob("*/status")
+        for line in status.read_text(encoding="utf-8").splitlines()
+        if line.startswith("voluntary_ctxt_switches:")
+    )
+
+
 class Peak:
     """Samples a process while it is entered: the largest PSS, and the largest own memory plus arenas."""
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple, Self
 
 from bench.blocks import Style
-from bench.build import go
+from bench.build import go, tool
 from bench.contestants import Target
 from bench.loads import Done, Load
 from bench.server import BenchError
@@ -67,7 +67,7 @@ class Replay:
         }  # fmt: skip
         self._seconds = warmup + seconds
         self._file = tempfile.NamedTemporaryFile("w", suffix=".json")  # noqa: SIM115 - closed by __exit__
-        self._before = ["chrt", "--idle", "0"] if idle else []
+        self._before = [tool("chrt", "apt install util-linux"), "--idle", "0"] if idle else []
 
     def __enter__(self) -> Self:
         json.dump(self._plan, self._file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 from avapd.demo.postgres import Postgres
@@ -19,11 +20,16 @@ class Source:
         self._cycle = cycle
         self._generation = 0
 
-    def swap(self, server: Avapd) -> None:
-        """Write the next generation number into every row, and wait until every worker of the server serves it."""
+    def swap(self, server: Avapd, *, hurry: bool = False) -> None:
+        """Write the next generation number into every row, and wait until every worker of the server serves it.
+
+        `hurry` tells the server to look at once, for one that seldom polls.
+        """
         published = len(server.events("Definitions Broadcasted"))
         last, self._generation = self._generation, (self._generation + 1) % self._cycle
         edit = f"regexp_replace(code, '^generation = {last}', 'generation = {self._generation}')"
         self._postgres.psql(f"UPDATE obex_dapl_functions SET code = {edit}")
+        if hurry:
+            server.process.send_signal(signal.SIGHUP)
         server.wait("Definitions Broadcasted", published + 1)
         self._postgres.psql("VACUUM obex_dapl_functions")  # autovacuum is off: the table must not grow with each swap

@@ -48,10 +48,10 @@ def measured(bar: Bar, rounds: Sequence[Round]) -> Figure | None:
     case, contestant = bar.over_case or bar.case, bar.over or bar.contestant
     theirs = figure(rounds, case, contestant, bar.figure, bar.statistic)
     other = _by_number(rounds, case, contestant, bar.figure)
-    if theirs is None:
-        return None
     own = _by_number(rounds, bar.case, bar.contestant, bar.figure)
-    pairs = [value / other[number] for number, value in own.items() if number in other]
+    pairs = [value / other[number] for number, value in own.items() if other.get(number)]
+    if theirs is None or not pairs:
+        return None
     return Figure(ours.value / theirs.value, min(pairs), max(pairs), len(pairs))
 
 

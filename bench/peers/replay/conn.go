@@ -123,7 +123,7 @@ func (c *conn) begin(due int64) bool {
 
 func (c *conn) flush() {
 	for len(c.out) > 0 {
-		n, err := syscall.Write(c.fd, c.out)
+		n, err := write(c.fd, c.out)
 		if errors.Is(err, syscall.EAGAIN) {
 			break
 		}
@@ -138,7 +138,7 @@ func (c *conn) flush() {
 
 // receive reads once and takes every whole frame; of DATA the head is enough.
 func (c *conn) receive() {
-	n, err := syscall.Read(c.fd, c.in[c.filled:])
+	n, err := read(c.fd, c.in[c.filled:])
 	if errors.Is(err, syscall.EAGAIN) {
 		return
 	}

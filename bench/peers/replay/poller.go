@@ -7,7 +7,8 @@ import (
 	"unsafe"
 )
 
-// poller is epoll with waits of nanoseconds; those of Go's own are rounded to milliseconds.
+// poller is epoll with waits of nanoseconds; those of Go's own are rounded to milliseconds. System calls here are raw:
+// there is no other goroutine to give the thread to, and to take it back would cost more than the call.
 type poller struct {
 	fd     int
 	conns  map[int]*conn
@@ -44,7 +45,7 @@ func (p *poller) want(c *conn, write bool) {
 
 func (p *poller) wait(wait time.Duration) []int {
 	limit := syscall.NsecToTimespec(max(0, int64(wait)))
-	count, _, errno := syscall.Syscall6(epollPwait2, uintptr(p.fd), uintptr(unsafe.Pointer(&p.events[0])),
+	count, _, errno := syscall.RawSyscall6(epollPwait2, uintptr(p.fd), uintptr(unsafe.Pointer(&p.events[0])),
 		uintptr(len(p.events)), uintptr(unsafe.Pointer(&limit)), 0, 0)
 	p.ready = p.ready[:0]
 	if errno == syscall.EINTR {
@@ -57,4 +58,16 @@ func (p *poller) wait(wait time.Duration) []int {
 		p.ready = append(p.ready, int(p.events[i].Fd))
 	}
 	return p.ready
+}
+
+func read(fd int, into []byte) (int, error) { return raw(syscall.SYS_READ, fd, into) }
+
+func write(fd int, from []byte) (int, error) { return raw(syscall.SYS_WRITE, fd, from) }
+
+func raw(call uintptr, fd int, bytes []byte) (int, error) {
+	n, _, errno := syscall.RawSyscall(call, uintptr(fd), uintptr(unsafe.Pointer(&bytes[0])), uintptr(len(bytes)))
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), nil
 }
