@@ -19,7 +19,7 @@ from avapd.errors import ConfigError
 from avapd.wire.limits import Limits
 
 ENVIRONMENTS: Final = ("production", "staging", "test", "development")
-ENGINES: Final = ("grpcio", "wire")
+ENGINES: Final = ("wire", "grpcio")
 KEY_BYTES: Final = 16
 # Keys that stand in public samples: they work, with a loud WARN, since refusing them could stop a running platform.
 SAMPLE_KEYS: Final = (
@@ -159,7 +159,7 @@ class Config:
         shown="usable CPUs",
         help="worker processes; by default the CPUs that affinity and the cgroup CPU quota leave",
     )
-    engine: str = _setting("AVAPD_ENGINE", parse=_choice(*ENGINES), default="grpcio", help="`grpcio` or `wire`")
+    engine: str = _setting("AVAPD_ENGINE", parse=_choice(*ENGINES), default="wire", help="`wire` or `grpcio`")
     refresh_seconds: float = _setting(
         "AVAPD_REFRESH_SECONDS",
         parse=_seconds(0.05, 86_400),

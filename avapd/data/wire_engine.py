@@ -89,7 +89,8 @@ class WireEngine:
             from avapd.data.reflection import methods  # noqa: PLC0415  # in development only
 
             self._application.add(methods())
-        self._routes = Routes(self._application, Limits(**start.limits)  # type: ignore[arg-type]  # each is of its own kind)
+        limits = Limits(**start.limits)  # type: ignore[arg-type]  # each is of its own kind
+        self._routes = Routes(self._application, limits)
         self._members: set[WireProtocol] = set()
         self._servers: dict[int, asyncio.Task[asyncio.Server]] = {}
         self._ticker: asyncio.Task[None] | None = None

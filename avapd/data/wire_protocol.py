@@ -13,7 +13,7 @@ import asyncio
 import random
 from collections.abc import Callable
 from time import monotonic, perf_counter_ns
-from typing import Final
+from typing import Final, cast
 
 from avapd.wire.connection import Connection
 from avapd.wire.headers import Routes
@@ -49,12 +49,11 @@ class WireProtocol(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Say our SETTINGS at once."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)
         if len(self._members) >= self._routes.limits.connections:
-            transport.abort()
+            self._transport.abort()
             return
-        transport.set_write_buffer_limits(self._routes.limits.write_bytes)
+        self._transport.set_write_buffer_limits(self._routes.limits.write_bytes)
         self._members.add(self)
         self._wire = Connection(self._routes, monotonic(), random.uniform(-1, 1))  # noqa: S311  # spreads, hides nothing
         self._wire.on_output(self._schedule)
