@@ -94,11 +94,11 @@ def check(target: Target, name: str = "") -> None:
     with grpc.insecure_channel(f"127.0.0.1:{target.port}", options=OPTIONS) as channel:
         call = channel.unary_unary(target.path)
         try:
-            answer, status = call(target.message, timeout=10, metadata=tuple(target.headers.items())), 0
+            answer, status, said = call(target.message, timeout=10, metadata=tuple(target.headers.items())), 0, ""
         except grpc.RpcError as error:
-            answer, status = b"", error.code().value[0]
+            answer, status, said = b"", error.code().value[0], error.details()
     if status != target.status or len(answer) != target.answer_bytes:
-        raise BenchError(f"the answer has status {status} and {len(answer)} bytes, wanted was {target}")
+        raise BenchError(f"the answer has {len(answer)} bytes and status {status} {said}; wanted was {target}")
     if name and avap_pb2.CommandResponse.FromString(answer).name != name:
         raise BenchError(f"the answer is not {name}")
 
