@@ -19,7 +19,8 @@ const (
 	frameHead                                                = 9
 	preface                                                  = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 	window                                                   = 1 << 30
-	ring                                                     = 4096 // calls under way on a connection are far fewer
+	ring                                                     = 4096
+	mostOpen                                                 = 1000 // calls under way on a connection; others wait here
 )
 
 // conn is one connection. It begins calls as the windows, the server's limit and the plan allow.
@@ -60,7 +61,7 @@ func dial(l *loop, r *requests, number int) *conn {
 	check(syscall.Connect(fd, &syscall.SockaddrInet4{Port: l.plan.Port, Addr: [4]byte(net.IPv4(127, 0, 0, 1).To4())}))
 	check(syscall.SetsockoptInt(fd, syscall.IPPROTO_TCP, syscall.TCP_NODELAY, 1))
 	check(syscall.SetNonblock(fd, true))
-	c := &conn{loop: l, requests: r, fd: fd, in: make([]byte, 256<<10), next: 1, limit: 1 << 30, credit: 65535}
+	c := &conn{loop: l, requests: r, fd: fd, in: make([]byte, 256<<10), next: 1, limit: mostOpen, credit: 65535}
 	c.headers = r.headers[number%len(r.headers)]
 	c.first = number * len(r.bodies) / l.plan.Connections
 	c.answers = newAnswers(l.plan.GRPCStatus)
@@ -231,7 +232,7 @@ func (c *conn) obey(settings []byte) {
 				log.Fatalf("the blocks need a table of 4096 bytes, the server has %d", value)
 			}
 		case maxConcurrentStreams:
-			c.limit = value
+			c.limit = min(value, mostOpen)
 		case initialWindowSize:
 			if value < c.requests.largest {
 				log.Fatalf("a request has %d bytes, a stream's window %d", c.requests.largest, value)
