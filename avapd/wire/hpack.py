@@ -204,11 +204,12 @@ class Decoder:
 
     def replay(self, inserts: Inserts) -> None:
         """Insert what a block inserted, without decoding it again."""
-        self.version += 1
-        self._replays.append(inserts)
-        self._noted += len(inserts)
-        if self._noted >= _NOTED_ENTRIES:
-            self._settle()
+        if inserts:
+            self.version += 1
+            self._replays.append(inserts)
+            self._noted += len(inserts)
+            if self._noted >= _NOTED_ENTRIES:
+                self._settle()
 
     def _settle(self) -> None:
         """Insert what was noted, without what would have been evicted again.
@@ -220,12 +221,16 @@ class Decoder:
         size = 0
         while self._replays and size <= self._limit:
             entries = self._replays.pop()[::-1]
+            sizes = [*map(_entry_size, entries)]
+            size += sum(sizes)
+            self._widest = max(self._widest, *sizes)
             newest_first += entries
-            size += sum(map(_entry_size, entries))
         self._replays.clear()
         self._noted = 0
+        if size > self._limit:
+            del self._table[_DYNAMIC:]
+            self._used = 0
         self._table[_DYNAMIC:_DYNAMIC] = newest_first
-        self._widest = max(self._widest, *map(_entry_size, newest_first))
         self._used += size
         self._evict()
 
