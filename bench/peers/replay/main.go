@@ -36,8 +36,9 @@ type plan struct {
 	AnswerBytes int        `json:"answer_bytes"`
 }
 
-// seen is what came of it. Calls and times leave the warm-up out; Unanswered are calls without an answer DrainSeconds
-// after the last one was begun, whose latency counts up to then. LateP99 tells how well the client kept to its schedule.
+// seen is what came of it. Calls and times leave the warm-up out. Failed are wrong answers and reset streams, Unanswered
+// those without an answer drainSeconds after the last call was begun; the latency counts up to then, so that no server
+// gains by failing. LateP99 tells how well the client kept to its schedule.
 type seen struct {
 	Calls      int            `json:"calls"`
 	Failed     int            `json:"failed"`
@@ -188,17 +189,15 @@ func (l *loop) turn(wait time.Duration) {
 
 // ended takes the end of a call that was due at `due`.
 func (l *loop) ended(due, now int64, problem string) {
-	if due < l.from {
-		if problem == "" {
-			return
-		}
-		problem += " (warm-up)"
-	}
 	if problem != "" {
 		l.seen.Failed++
 		l.seen.Failures[problem]++
+	}
+	if due < l.from {
 		return
 	}
-	l.seen.Calls++
+	if problem == "" {
+		l.seen.Calls++
+	}
 	l.latency.record(now - due)
 }
