@@ -165,6 +165,10 @@ BENCH = Bench(
         _ratio("10x10", "20 times the grpcio engine", 20, over=GRPCIO),
         _ratio("10x10", "4 times grpc-go", 4, over=GRPC_GO),
         _ratio("10x10", "0.7 of nghttpd with a static file", 0.7, over=NGHTTPD),
+        *(
+            _ratio("10x10", "the same, per CPU second", None, over=other, figure="per_cpu_second")
+            for other in (GRPCIO, GRPC_GO, NGHTTPD)
+        ),
         _ratio("1x1", "one call at a time, 4 times the grpcio engine", 4, over=GRPCIO),
         _ratio("1x1", "the same, per CPU second", None, over=GRPCIO, figure="per_cpu_second"),
         _ratio("1x1", "one call at a time, ahead of grpc-go", 1, over=GRPC_GO),
