@@ -49,9 +49,10 @@ type conn struct {
 
 // call is a stream under way.
 type call struct {
-	id   uint32
-	data int
-	due  int64
+	id      uint32
+	data    int
+	due     int64
+	problem string
 }
 
 func dial(l *loop, r *requests, number int) *conn {
@@ -194,8 +195,12 @@ func (c *conn) take(kind, flags byte, stream uint32, payload []byte, now int64) 
 		}
 		last := flags&flagEndStream != 0
 		problem := c.answers.judge(payload, last)
+		slot := &c.calls[stream/2%ring]
+		if slot.problem == "" {
+			slot.problem = problem
+		}
 		if last {
-			if slot := &c.calls[stream/2%ring]; problem == "" && slot.data != c.loop.plan.AnswerBytes {
+			if problem = slot.problem; problem == "" && slot.data != c.loop.plan.AnswerBytes {
 				problem = "the answer has " + strconv.Itoa(slot.data) + " bytes"
 			}
 			c.end(stream, now, problem)
