@@ -104,14 +104,15 @@ class Calls:
         head, _, timeout = known
         self._now = now
         self.begun += 1
+        if head.early is not None and not (ended and head.length > 0):
+            self._outbox.whole(number, 0, head.early)  # HEADERS alone: nothing can stand in the way
+            self._closed(number, head.early.outcome, ErrorCode.NO_ERROR, ended=ended)
+            return
         stream = Stream(number, head, self._outbox.initial)
         stream.ended = ended
         self._streams.open[number] = stream
         if ended and head.length > 0:
             raise malformed("content-length without DATA")
-        if head.early is not None:
-            self._answer(stream, head.early)
-            return
         stream.deadline = now + timeout
         bidi = head.method is not None and head.method.kind is Kind.BIDI
         stream.expires = now + (self._limits.bidi_seconds if bidi else self._limits.request_seconds)
@@ -200,16 +201,39 @@ class Calls:
         if response is not None:
             self._answer(stream, response)
             return
-        message = _only(request, head, self._limits.request_bytes)
-        if method.kind is Kind.SERVER_STREAM:
-            stream.call = Call(self, stream)
-            stream.expires = inf
-            self._tell(stream, method.begin, stream.call, message)
+        if method.kind is Kind.UNARY:
+            self._answer(stream, self._ask(head, method, request))
             return
+        message = _only(request, head, self._limits.request_bytes)
+        stream.call = Call(self, stream)
+        stream.expires = inf
+        self._tell(stream, method.begin, stream.call, message)
+
+    def unary(self, head: Head, request: bytes) -> Response | None:
+        """The response to the whole request of a unary call, None for other calls."""
+        method = head.method
+        if method is None or method.kind is not Kind.UNARY:
+            return None
+        try:
+            return self._ask(head, method, request)
+        except Refused as refused:
+            outcome = self._application.outcome(head.path, refused.code)
+            return grpc.trailers_only(refused.code, refused.message, outcome, *refused.more)
+
+    def _ask(self, head: Head, method: Method, request: bytes) -> Response:
+        """Call a unary method. Raises Refused."""
+        message = _only(request, head, self._limits.request_bytes)
         answer = self._serve(head, method, message)
         response = grpc.response(answer, self._application.outcome(head.path, answer.code), gzip=head.gzip)
         if answer is not _FAILED and head.memo is not None and not request[0]:
             head.memo.offer(request, response)
+        return response
+
+    def answer(self, number: int, response: Response, now: float) -> None:
+        """Answer a call, begun and complete, whose response does not fit the windows now."""
+        self._now = now
+        stream = self._streams.open[number]
+        stream.ended = True
         self._answer(stream, response)
 
     def _converse(self, stream: Stream, method: Method) -> None:
@@ -284,11 +308,14 @@ class Calls:
         """The last octet of an answer is written: the stream is closed (RFC 9113 section 8.1)."""
         del self._streams.open[stream.number]
         self._release(stream)
-        self.finished.append(stream.outcome)
-        if not stream.ended:
-            self._streams.close_early(stream.number)
+        self._closed(stream.number, stream.outcome, code, ended=stream.ended)
+
+    def _closed(self, number: int, outcome: int, code: ErrorCode, *, ended: bool) -> None:
+        self.finished.append(outcome)
+        if not ended:  # the rest of the request is not wanted (B2)
+            self._streams.close_early(number)
             self._account.control()
-            self._outbox.out.append(frames.rst_stream(stream.number, code))
+            self._outbox.out.append(frames.rst_stream(number, code))
 
     def _refuse(
         self, stream: Stream, code: int, message: str, *more: grpc.Field, reset: ErrorCode = ErrorCode.NO_ERROR

@@ -51,12 +51,13 @@ _NOT_GRPC: Final = b"This is a gRPC server: POST with content-type application/g
 class Head:
     """What the headers of a request mean. Either `early`, or `refusal`, or a method to be called."""
 
-    __slots__ = ("answers", "early", "encoding", "gzip", "length", "memo", "method", "path", "refusal")
+    __slots__ = ("answers", "early", "encoding", "gzip", "length", "memo", "method", "path", "refusal", "waits")
 
     def __init__(self, path: bytes) -> None:
         self.path = path
         self.early: Response | None = None  # is sent at once
         self.refusal: Response | None = None  # is sent when the request has ended, whatever it holds
+        self.waits = True  # nothing happens before the first DATA
         self.method: Method | None = None
         self.memo: Memo | None = None  # of a unary method
         self.answers = _NO_ANSWERS  # those of the memo
@@ -190,6 +191,7 @@ class Routes:
         early = Head(head.path)
         outcome = self.application.outcome(head.path, code)
         early.early = grpc.trailers_only(code, message, outcome, status=status)
+        early.waits = False
         return early
 
     def _head(self, fields: tuple[Field, ...], block: Block) -> Head:
@@ -214,10 +216,12 @@ class Routes:
             refusal = grpc.response(route, self.application.outcome(path, route.code))
             if route.code == grpc.UNIMPLEMENTED:  # nobody knows how long a call to it would go on (B2)
                 head.early = refusal
+                head.waits = False
             else:
                 head.refusal = refusal
             return head
         head.method = route
+        head.waits = route.kind is not Kind.BIDI
         if route.kind is Kind.UNARY:
             head.memo = self._memos.setdefault((route, head.gzip), Memo(self.limits.memo_shared))
             head.answers = head.memo.answers
@@ -275,10 +279,14 @@ class Heads:
     def known(self, block: bytes) -> Known:
         """What a block means. Raises ConnectionFault when it cannot be decoded, StreamFault when it is malformed."""
         found = self.settled.get(block) or self.portable.get(block)
-        if found is not None:
-            if found[1]:
-                self.replay(found[1])
-            return found
+        if found is None:
+            return self.read(block)
+        if found[1]:
+            self.replay(found[1])
+        return found
+
+    def read(self, block: bytes) -> Known:
+        """What a block means that is not remembered. Raises as `known` does."""
         decoder = self._decoder
         version = decoder.version
         decoded = decoder.decode(block)
