@@ -22,6 +22,7 @@ from avapd.wire.account import Account
 from avapd.wire.errors import ErrorCode, StreamFault
 from avapd.wire.grpc import Answer, Application, Kind, Method, Receiver, Refused, Response
 from avapd.wire.headers import Head, Known, malformed
+from avapd.wire.hpack import Field
 from avapd.wire.limits import Limits
 from avapd.wire.states import Stream, Streams
 from avapd.wire.windows import Outbox
@@ -300,9 +301,14 @@ class Calls:
             self.written(stream, code)
             return
         self._outbox.begin(stream, response.head)
-        self._outbox.queue(stream, *response.body)
-        self._outbox.end(stream, response.trailers)
         self.wake_at = 0.0
+        try:
+            self._outbox.queue(stream, *response.body)
+        except StreamFault as fault:
+            self._account.our_reset(self._now)
+            self.reset(stream, fault.code, grpc.RESOURCE_EXHAUSTED)
+        else:
+            self._outbox.end(stream, response.trailers)
 
     def written(self, stream: Stream, code: ErrorCode = ErrorCode.NO_ERROR) -> None:
         """The last octet of an answer is written: the stream is closed (RFC 9113 section 8.1)."""
@@ -318,7 +324,7 @@ class Calls:
             self._outbox.out.append(frames.rst_stream(number, code))
 
     def _refuse(
-        self, stream: Stream, code: int, message: str, *more: grpc.Field, reset: ErrorCode = ErrorCode.NO_ERROR
+        self, stream: Stream, code: int, message: str, *more: Field, reset: ErrorCode = ErrorCode.NO_ERROR
     ) -> None:
         """End a call with a status of our own, whatever has been sent of its answer."""
         outcome = self._application.outcome(stream.head.path, code)
@@ -394,17 +400,17 @@ class Calls:
         self._now = now
         self.wake_at = inf
         for stream in list(self._streams.open.values()):
-            if stream.queued and stream.expires == inf:
-                stream.expires = now + self._limits.blocked_seconds
+            if stream.queued and stream.stalls == inf:
+                stream.stalls = now + self._limits.blocked_seconds
             if stream.deadline <= now:
                 self._refuse(stream, grpc.DEADLINE_EXCEEDED, _LATE, reset=ErrorCode.CANCEL)
-            elif stream.expires > now:
-                self.wake_at = min(self.wake_at, stream.deadline, stream.expires)
-            elif stream.queued:
+            elif stream.stalls <= now:
                 self._account.our_reset(now)
                 self.reset(stream, ErrorCode.CANCEL, grpc.DEADLINE_EXCEEDED)
-            else:
+            elif stream.expires <= now:
                 self._refuse(stream, grpc.DEADLINE_EXCEEDED, _SLOW, reset=ErrorCode.CANCEL)
+            else:
+                self.wake_at = min(self.wake_at, stream.deadline, stream.expires, stream.stalls)
 
     def end_all(self) -> None:
         """The connection ends: refuse what is open."""

@@ -23,7 +23,7 @@ from typing import Final
 
 from avapd.wire import frames
 from avapd.wire.errors import ConnectionFault, ErrorCode
-from avapd.wire.frames import DATA, END_HEADERS, END_STREAM, HEAD, HEAD_BYTES, HEADERS, MAX_ID, PREFACE
+from avapd.wire.frames import DATA, END_HEADERS, END_STREAM, HEAD, HEAD_BYTES, HEADERS, MAX_FRAME, MAX_ID, PREFACE
 from avapd.wire.headers import Head, Known, Routes
 from avapd.wire.lifetime import Duty, Phase
 from avapd.wire.session import CREDIT, Session
@@ -95,21 +95,24 @@ class Connection:
         return data
 
     def _run(self, data: bytes) -> None:
+        self._guard(self._frames if self._greeted else self._greet, data)
+        session = self._session
+        if session.streams.highest > _OLD:
+            self.drain(session.now)
+        if self.finished or session.streams.open:
+            session.lifetime.called = session.now
+
+    def _guard(self, act: Callable[..., None], *arguments: object) -> None:
+        """Do something; what is raised ends the connection in the right way."""
         try:
-            if self._greeted:
-                self._frames(data, 0)
-            else:
-                self._greet(data)
-            if self._session.streams.highest > _OLD:
-                self._session.drain()
+            act(*arguments)
         except ConnectionFault as fault:
             self._fail(fault.code, fault.debug)
         except Exception as error:  # noqa: BLE001  # a defect of ours must not leave the connection half dead
             self._application.failed(b"", error)
             self._fail(ErrorCode.INTERNAL_ERROR, "internal error")
-        if self.finished or self._session.streams.open:
-            self._session.lifetime.called = self._session.now
-        self._end_if_left()
+        if self._session.lifetime.phase is Phase.LEFT and not self._session.streams.open:
+            self._end()
 
     def _greet(self, data: bytes) -> None:
         """The preface (section 3.4). Whoever says something else speaks another protocol: no answer would be read."""
@@ -120,14 +123,14 @@ class Connection:
             self._keep(data)
         else:
             self._greeted = True
-            self._frames(data, len(PREFACE))
+            self._frames(data[len(PREFACE) :])
 
-    def _frames(self, data: bytes, at: int) -> None:  # noqa: C901, PLR0912  # one loop, and no call where none is needed
+    def _frames(self, data: bytes) -> None:  # noqa: C901, PLR0912  # one loop, and no call where none is needed
         """The frame loop; see the head of this file. Its plain twin is in tests/wire/test_frame_loop.py."""
         session, fresh, finished, emit = self._session, self._fresh, self.finished, self.out.append
         streams, outbox = session.streams, session.outbox
         settled, portable, opened, early = session.heads.settled, session.heads.portable, streams.open, streams.early
-        read, end, work, quantum = HEAD.unpack_from, len(data), 0, self._limits.write_bytes
+        read, at, end, work, quantum = HEAD.unpack_from, 0, len(data), 0, self._limits.write_bytes
         room, plain = self._limits.streams, session.plain
         while end - at >= HEAD_BYTES and work < quantum:
             word, flags, number = read(data, at)
@@ -243,15 +246,7 @@ class Connection:
     def pump(self, now: float) -> None:
         """One turn of DATA for the streams that may send."""
         self._session.now = now
-        try:
-            for stream in self._session.outbox.pump():
-                if stream.ending:
-                    self._session.calls.written(stream)
-                else:
-                    self._session.calls.sent(stream)
-        except ConnectionFault as fault:
-            self._fail(fault.code, fault.debug)
-        self._end_if_left()
+        self._guard(self._session.pump)
 
     def flushed(self) -> None:
         """All that was taken from `out` has left the process (C8)."""
@@ -270,40 +265,35 @@ class Connection:
 
     def tick(self, now: float) -> None:
         """Do what is due."""
-        if self.closed:
-            return
-        self._session.now = now
-        try:
-            self._session.calls.expire(now)
-        except ConnectionFault as fault:
-            self._fail(fault.code, fault.debug)
-            return
-        match self._session.lifetime.due(now, calls_open=bool(self._session.streams.open)):
+        if not self.closed:
+            self._session.now = now
+            self._guard(self._do_duties)
+
+    def _do_duties(self) -> None:
+        session = self._session
+        session.calls.expire(session.now)
+        match session.lifetime.due(session.now, calls_open=bool(session.streams.open)):
             case Duty.GIVE_UP:
                 self._end()
             case Duty.NO_SETTINGS_ACK:
-                self._fail(ErrorCode.SETTINGS_TIMEOUT, "SETTINGS were not acknowledged")
+                raise ConnectionFault(ErrorCode.SETTINGS_TIMEOUT, "SETTINGS were not acknowledged")
             case Duty.SAY_MAX_AGE:
-                self.drain(now, b"max_age")
+                session.drain(b"max_age")
             case Duty.SAY_MAX_IDLE:
-                self.drain(now, b"max_idle")
+                session.drain(b"max_idle")
             case Duty.SAY_LAST:
-                self._session.say_last()
+                session.say_last()
             case Duty.END:
-                self._session.calls.end_all()
+                session.calls.end_all()
                 self._end()
             case Duty.ASK:
-                self._session.ask()
-        self._end_if_left()
+                session.ask()
 
     def drain(self, now: float, debug: bytes = b"") -> None:
         """Say good-bye: no new calls after the client has heard it; those in flight are answered (A7)."""
         if not self.closed:
             self._session.now = now
-            try:
-                self._session.drain(debug)
-            except ConnectionFault as fault:
-                self._fail(fault.code, fault.debug)
+            self._guard(self._session.drain, debug)
 
     def lost(self) -> None:
         """The transport is gone: end every call."""
@@ -314,13 +304,9 @@ class Connection:
         """What headers mean has changed; see `Routes.forget`."""
         self._session.heads.forget()
 
-    def _end_if_left(self) -> None:
-        if self._session.lifetime.phase is Phase.LEFT and not self._session.streams.open:
-            self._end()
-
     def _fail(self, code: ErrorCode, debug: str) -> None:
         """Tell the client what was wrong; nothing is written after it (section 5.4.1)."""
-        self.out.append(frames.goaway(self._session.last, code, debug.encode()))
+        self.out.append(frames.goaway(self._session.streams.taken, code, debug.encode()))
         self._end()
 
     def _end(self) -> None:

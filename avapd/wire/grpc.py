@@ -92,16 +92,16 @@ class Kind(enum.Enum):
 
 
 class Method:
-    """A method and how to call it. `answers` are ready responses by request octets; see `Memo`."""
+    """A method and how to call it: by `serve`, `begin` or `converse`, as its kind is."""
 
     __slots__ = ("begin", "converse", "kind", "path", "serve")
 
     def __init__(self, path: bytes, kind: Kind) -> None:
         self.path = path
         self.kind = kind
-        self.serve: Callable[[bytes], Answer] = _unused
-        self.begin: Callable[[Call, bytes], None] = _unused
-        self.converse: Callable[[Call], Receiver] = _unused
+        self.serve: Callable[[bytes], Answer]
+        self.begin: Callable[[Call, bytes], None]
+        self.converse: Callable[[Call], Receiver]
 
     @classmethod
     def unary(cls, path: bytes, serve: Callable[[bytes], Answer]) -> Method:
@@ -123,10 +123,6 @@ class Method:
         method = cls(path, Kind.BIDI)
         method.converse = begin
         return method
-
-
-def _unused(*_: object) -> Answer:
-    raise AssertionError("a method of another kind")
 
 
 class Response:

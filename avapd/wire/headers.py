@@ -41,6 +41,8 @@ _TYPES: Final = (b"application/grpc", b"application/grpc+proto")
 _TIMEOUT: Final = b"grpc-timeout"
 _REGULAR: Final[Field] = (b"", b"")  # stands in a key for regular fields that are left out of it
 
+_MALFORMED: Final = -1.0  # a grpc-timeout that is none
+
 _BLOCK_BYTES: Final = 1_024  # larger blocks and lists are not remembered
 _FIELD_BYTES: Final = 256
 
@@ -160,9 +162,7 @@ class Routes:
                 self._lists[fields] = head
         if block.size > self.limits.header_bytes or len(block.fields) > self.limits.header_fields:
             return self._early(head, grpc.RESOURCE_EXHAUSTED, "The request headers are larger than the maximum"), inf
-        if timeout is None or head.method is None:
-            return head, inf
-        return self._timed(head, timeout)
+        return (head, inf) if timeout is None else self._timed(head, timeout)
 
     def _validate(self, field: Field) -> None:
         if field[0].startswith(b":"):
@@ -176,13 +176,19 @@ class Routes:
     def _timed(self, head: Head, text: bytes) -> tuple[Head, float]:
         seconds = self._timeouts.get(text)
         if seconds is None:
+            if not _VALUE.fullmatch(text):
+                raise malformed("field value with forbidden characters")
             try:
                 seconds = grpc.timeout(text)
             except ValueError:
-                return self._early(head, grpc.INTERNAL, "malformed grpc-timeout"), inf
+                seconds = _MALFORMED
             if len(self._timeouts) >= self.limits.memo_shared:
                 self._timeouts.clear()
             self._timeouts[text] = seconds
+        if head.method is None:  # whatever is wrong with the call comes before its time
+            return head, inf
+        if seconds == _MALFORMED:
+            return self._early(head, grpc.INTERNAL, "malformed grpc-timeout"), inf
         if not seconds:
             return self._early(head, grpc.DEADLINE_EXCEEDED, "Deadline Exceeded"), inf
         return head, seconds

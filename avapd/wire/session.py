@@ -170,12 +170,11 @@ class Session:
                 self.streams.early.pop(number, None)
 
     def _begin(self, number: int, block: bytes, *, ended: bool) -> None:
-        before = self.streams.highest
         self.streams.begin(number)
         try:
             self._open(number, block, ended=ended)
         except ConnectionFault:
-            self.streams.highest = before  # GOAWAY names the last stream that was processed
+            self.streams.pass_over()
             raise
         except StreamFault as fault:
             self._reset(number, fault.code)
@@ -184,8 +183,10 @@ class Session:
 
     def _open(self, number: int, block: bytes, *, ended: bool) -> None:
         if self.lifetime.phase is Phase.LEFT:  # A7: the client will see that it came too late
+            self.streams.pass_over()
             self.heads.skip(block)
         elif len(self.streams.open) >= self._limits.streams:
+            self.streams.pass_over()
             self.heads.skip(block)
             self._account.refusal(self.now)
             self._account.control()
@@ -262,7 +263,15 @@ class Session:
         elif act is Act.CREDIT:
             self.outbox.credit_stream(self.streams.open[number], increment)
 
-    # --- good-bye ---------------------------------------------------------------------------------------------
+    # --- output and good-bye ---------------------------------------------------------------------------------------------
+
+    def pump(self) -> None:
+        """One turn of DATA for the streams that may send."""
+        for stream in self.outbox.pump():
+            if stream.ending:
+                self.calls.written(stream)
+            else:
+                self.calls.sent(stream)
 
     def drain(self, debug: bytes = b"") -> None:
         """The first step of the good-bye (A7)."""
@@ -276,13 +285,8 @@ class Session:
 
     def say_last(self) -> None:
         """The second step: later streams are not served."""
-        self.outbox.out.append(frames.goaway(self.last, ErrorCode.NO_ERROR))
+        self.outbox.out.append(frames.goaway(self.streams.taken, ErrorCode.NO_ERROR))
         self.lifetime.left()
-
-    @property
-    def last(self) -> int:
-        """The highest stream that was taken, for GOAWAY."""
-        return max(self.streams.highest, 0)
 
     def ask(self) -> None:
         """A PING of our own, to hear whether the client is there (A49)."""

@@ -79,7 +79,7 @@ class Stream:
 
     __slots__ = (
         "buffer", "call", "deadline", "ended", "ending", "expires", "head", "in_turns", "number", "outcome", "private",
-        "queue", "queued", "received", "trailers", "window", "writable",
+        "queue", "queued", "received", "stalls", "trailers", "window", "writable",
     )  # fmt: skip
 
     def __init__(self, number: int, head: Head, window: int) -> None:
@@ -92,7 +92,8 @@ class Stream:
         self.buffer: bytearray | None = None  # request octets that are no whole message yet
         self.call: Call | None = None  # of a streaming method
         self.deadline = inf  # of the client
-        self.expires = inf  # of ours: for the request, or for an answer that waits on a window
+        self.expires = inf  # of ours, for the request
+        self.stalls = inf  # of ours, for an answer that waits on a window
         # The answer that is under way; see windows.py.
         self.queue: deque[bytes | memoryview] | None = None  # None until HEADERS are written
         self.queued = 0  # octets in it
@@ -109,13 +110,15 @@ class Streams:
     `highest` is the number of the newest stream, -1 before the first: the next one of an orderly client is 2 higher.
     """
 
-    __slots__ = ("_skipped", "early", "highest", "open")
+    __slots__ = ("_passed_over", "_skipped", "_taken", "early", "highest", "open")
 
     def __init__(self) -> None:
         self.open: dict[int, Stream] = {}
         self.early: dict[int, None] = {}
         self.highest = -1
         self._skipped: deque[range] = deque(maxlen=_SKIPPED)
+        self._taken = 0  # the highest stream that was processed,
+        self._passed_over = 0  # when the newest one was not
 
     def state(self, number: int) -> State:
         """The state of any stream."""
@@ -131,7 +134,8 @@ class Streams:
         state = self.state(number)
         act = _TABLE[kind][state]
         if isinstance(act, ErrorCode):
-            if any(number in skipped for skipped in self._skipped):  # 5.1.1: it may not be opened any more
+            # 5.1.1: a number of ours, or one that may not be opened any more
+            if not number & 1 or any(number in skipped for skipped in self._skipped):
                 act = ErrorCode.PROTOCOL_ERROR
             raise ConnectionFault(act, f"{_NAMES[kind]} on a stream that is {state.name.lower()}")
         return act
@@ -142,7 +146,17 @@ class Streams:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a client's stream has an even number")
         if number > self.highest + 2:
             self._skipped.append(range(self.highest + 2, number, 2))
+        self._taken = self.taken
         self.highest = number
+
+    def pass_over(self) -> None:
+        """The newest stream is not processed: the client may repeat its call."""
+        self._passed_over = self.highest
+
+    @property
+    def taken(self) -> int:
+        """The highest stream that was processed, for GOAWAY."""
+        return self._taken if self.highest == self._passed_over else max(self.highest, 0)
 
     def close_early(self, number: int) -> None:
         """We are done with a stream and the client may not know."""

@@ -123,15 +123,14 @@ class Outbox:
             if allowance <= 0:
                 break
             stream = self._turns.popleft()
+            stream.in_turns = False
             sent = self._send(stream, min(allowance, _TURN))
             allowance -= sent
             if sent:
-                stream.expires = inf  # C10: the client takes something
-            if stream.queued and stream.window > 0:
-                self._turns.append(stream)
-                continue
-            stream.in_turns = False
-            if not stream.queued:
+                stream.stalls = inf  # C10: the client takes something
+            if stream.queued:
+                self._take_turn(stream)
+            else:
                 self._private -= stream.private
                 stream.private = 0
                 if stream.trailers is not None:

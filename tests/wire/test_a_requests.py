@@ -61,7 +61,6 @@ def test_a34_values(name: bytes, value: bytes) -> None:
     assert refused(*head[:place], (name, value), *head[place:])
 
 
-@pytest.mark.xfail(reason="grpc-timeout is parsed before its value is checked, and answered with INTERNAL")
 @pytest.mark.parametrize("value", VALUES, ids=repr)
 def test_a34_the_value_of_a_timeout(value: bytes) -> None:
     """A34: what is malformed for HTTP is not yet malformed gRPC."""
