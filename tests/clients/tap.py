@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
 from typing import NamedTuple, Self
 
 from support.raw import PREFACE
@@ -14,7 +13,7 @@ ACK = END_STREAM = 1
 
 
 class Frame(NamedTuple):
-    """A frame of HTTP/2 (RFC 9113 section 4.1)."""
+    """A frame of HTTP/2 (RFC 9113 section 4.1). What DATA frames carry is not kept."""
 
     kind: int
     flags: int
@@ -22,37 +21,35 @@ class Frame(NamedTuple):
     payload: bytes
 
 
-class Connection:
-    """The bytes of one connection so far, by direction."""
+class Direction:
+    """What passed one way over one connection."""
 
-    def __init__(self) -> None:
-        self.sent = bytearray()
-        self.received = bytearray()
+    def __init__(self, preface: bytes) -> None:
+        self.frames: list[Frame] = []
+        self._skip = len(preface)
+        self._rest = b""
 
-    def asked(self) -> list[Frame]:
-        """The frames of the client."""
-        return list(_frames(bytes(self.sent), len(PREFACE)))
+    def feed(self, data: bytes) -> None:
+        """Take in what passes, however it is cut."""
+        data, at = self._rest + data, self._skip
+        while at + 9 <= len(data) and (end := at + 9 + int.from_bytes(data[at : at + 3], "big")) <= len(data):
+            kind, flags = data[at + 3], data[at + 4]
+            stream = int.from_bytes(data[at + 5 : at + 9], "big") & 0x7FFF_FFFF
+            self.frames.append(Frame(kind, flags, stream, b"" if kind == DATA else data[at + 9 : end]))
+            at = end
+        self._skip = max(0, at - len(data))
+        self._rest = data[at:]
 
-    def answered(self) -> list[Frame]:
-        """The frames of the server."""
-        return list(_frames(bytes(self.received), 0))
-
-
-def _frames(data: bytes, at: int) -> Iterator[Frame]:
-    while at + 9 <= len(data):
-        end = at + 9 + int.from_bytes(data[at : at + 3], "big")
-        if end > len(data):
-            return
-        stream = int.from_bytes(data[at + 5 : at + 9], "big") & 0x7FFF_FFFF
-        yield Frame(data[at + 3], data[at + 4], stream, data[at + 9 : end])
-        at = end
+    def of(self, kind: int) -> list[Frame]:
+        """The frames of this kind so far."""
+        return [frame for frame in tuple(self.frames) if frame.kind == kind]
 
 
 class Tap:
-    """Listens on `port` for clients of the server on another; `connections` are those there were, in order."""
+    """Listens on `port` for clients of a server on another; `connections` are those so far, each (sent, received)."""
 
     def __init__(self, server_port: int) -> None:
-        self.connections: list[Connection] = []
+        self.connections: list[tuple[Direction, Direction]] = []
         self._target = ("127.0.0.1", server_port)
         self._sockets: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -62,11 +59,11 @@ class Tap:
 
     def asked(self, kind: int) -> list[Frame]:
         """The frames of this kind that clients sent, on every connection."""
-        return [frame for connection in self.connections for frame in connection.asked() if frame.kind == kind]
+        return [frame for sent, _ in self.connections for frame in sent.of(kind)]
 
     def answered(self, kind: int) -> list[Frame]:
         """The frames of this kind that the server sent, on every connection."""
-        return [frame for connection in self.connections for frame in connection.answered() if frame.kind == kind]
+        return [frame for _, received in self.connections for frame in received.of(kind)]
 
     def _accept(self) -> None:
         while True:
@@ -79,12 +76,12 @@ class Tap:
             except OSError:
                 client.close()
                 continue
-            connection = Connection()
-            self.connections.append(connection)
+            sent, received = Direction(PREFACE), Direction(b"")
+            self.connections.append((sent, received))
             self._sockets += client, server
-            for source, sink, kept in ((client, server, connection.sent), (server, client, connection.received)):
+            for source, sink, direction in ((client, server, sent), (server, client, received)):
                 sink.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                self._threads.append(threading.Thread(target=_pump, args=(source, sink, kept), daemon=True))
+                self._threads.append(threading.Thread(target=_pump, args=(source, sink, direction), daemon=True))
                 self._threads[-1].start()
 
     def __enter__(self) -> Self:
@@ -101,11 +98,11 @@ class Tap:
             end.close()
 
 
-def _pump(source: socket.socket, sink: socket.socket, kept: bytearray) -> None:
+def _pump(source: socket.socket, sink: socket.socket, direction: Direction) -> None:
     """Pass on what comes, and its end; what one side resets, the other sees as an end."""
     try:
         while data := source.recv(65536):
-            kept += data
+            direction.feed(data)
             sink.sendall(data)
     except OSError:
         _end(source)

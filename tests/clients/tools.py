@@ -14,6 +14,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
@@ -100,6 +101,17 @@ def cargo(folder: Path, program: str) -> Path:
 
     version = _fetch("cargo", [builder, "--version"], {})
     return _once(f"cargo-{program}", _digest(version, *_sources(folder)), install) / program
+
+
+def wheels(requirements: Path) -> Path:
+    """A folder with the wheels of a requirements file, which must pin them by their hashes."""
+
+    def install(folder: Path) -> None:
+        pip: list[str | Path] = [sys.executable, "-m", "pip", "install", "--no-deps", "--only-binary", ":all:"]
+        _fetch(requirements.parent.name, [*pip, "--require-hashes", "--target", folder, "-r", requirements], {})
+
+    digest = _digest(sys.version, requirements.read_text(encoding="utf-8"))
+    return _once(f"wheels-{requirements.parent.name}", digest, install)
 
 
 # --- how --------------------------------------------------------------------------------------------------------
