@@ -42,6 +42,18 @@ def test_c14_the_size_of_a_list() -> None:
         assert refused(Decoder(), block + literal(b"n", b"v" * size, PLAIN)) == ErrorCode.ENHANCE_YOUR_CALM
 
 
+def test_c14_the_size_of_a_list_from_replayed_entries() -> None:
+    """Entries that came by replay weigh as much as those that were decoded."""
+    inserts = Decoder().decode(literal(b"n", b"v" * (2048 - 33))).inserts
+    for number in (32, 33):
+        decoder = Decoder()
+        decoder.replay(inserts)
+        if number == 32:
+            assert decoder.decode(indexed(FIRST_ENTRY) * number).size == 65536
+        else:
+            assert refused(decoder, indexed(FIRST_ENTRY) * number) == ErrorCode.ENHANCE_YOUR_CALM
+
+
 def test_c14_a_bomb_takes_no_room() -> None:
     """64 KiB that stand for 250 MB are refused at the cost of some kilobytes."""
     bomb = literal(b"n", b"v" * (4096 - 33)) + indexed(FIRST_ENTRY) * 61000
