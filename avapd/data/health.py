@@ -12,7 +12,7 @@ from typing import Final
 from avapd.data.request import name_in
 from avapd.data.service import NOT_FOUND
 from avapd.shared.snapshot import key_of, varint
-from avapd.wire.calls import Call
+from avapd.wire.call import Call
 from avapd.wire.grpc import INTERNAL, OK, UNAVAILABLE, Answer, Method
 
 SERVING: Final = 1

@@ -11,7 +11,7 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 from avapd.pb import avap_pb2
-from avapd.wire.calls import Call
+from avapd.wire.call import Call
 from avapd.wire.grpc import INTERNAL, Method
 
 _PATHS: Final = (
@@ -67,8 +67,9 @@ def _answer(request: Any, response: Any) -> None:
             _add_files(pool.FindFileContainingSymbol(request.file_containing_symbol), response)
         case "file_containing_extension":
             asked = request.file_containing_extension
-            message = pool.FindMessageTypeByName(asked.containing_type)
-            _add_files(pool.FindExtensionByNumber(message, asked.extension_number).file, response)
+            message: Any = pool.FindMessageTypeByName(asked.containing_type)
+            extension: Any = pool.FindExtensionByNumber(message, asked.extension_number)
+            _add_files(extension.file, response)
         case "all_extension_numbers_of_type":
             message = pool.FindMessageTypeByName(request.all_extension_numbers_of_type)
             found = response.all_extension_numbers_response

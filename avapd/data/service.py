@@ -1,6 +1,6 @@
 """What the rpcs of DefinitionEngine mean: request bytes in, answer bytes and status out.
 
-No engine, no I/O, no protobuf library: both engines, which remember answers, run this service and the same tests hold for both. The caller has
+No engine, no I/O, no protobuf library: both engines, which remember answers, run this service. The caller has
 checked the key before it comes here. One reference, `view`, is the whole state; `swap` replaces it between two calls,
 so every answer belongs to one generation.
 """

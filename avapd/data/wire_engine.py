@@ -194,7 +194,7 @@ class WireEngine:
             member.drain()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while self._members:
+                while self._members:  # noqa: ASYNC110  # nobody waits for a connection to end but here
                     await asyncio.sleep(_TICK_SECONDS)
         for member in list(self._members):
             member.abort()

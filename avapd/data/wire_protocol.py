@@ -3,8 +3,8 @@
     transport ──data_received──► Connection.receive ──► out ──one write──► transport
 
 Everything one read leads to leaves in one write. What is too much for one turn of the loop (`pending`, `ready`) goes on
-in the next one, so that a flood on one connection leaves the others their share. While the transport is full, nothing is
-read, parsed or sent: a client that does not read is waited for at most `stall_seconds`.
+in the next one, so that a flood on one connection leaves the others their share. While the transport is full, nothing
+is read, parsed or sent: a client that does not read is waited for at most `stall_seconds`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Count = Callable[[list[int], int], None]
 
 
 class WireProtocol(asyncio.Protocol):
-    """A connection. It adds itself to `members` while it lives; `count` gets the outcomes of calls and how long they took."""
+    """A connection, one of `members` while it lives. `count` gets the outcomes of calls and how long they took."""
 
     __slots__ = (
         "_blocked_at", "_count", "_full", "_left", "_lingering", "_loop", "_members", "_routes", "_scheduled",

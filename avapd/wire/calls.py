@@ -19,8 +19,9 @@ from typing import Final
 
 from avapd.wire import frames, grpc
 from avapd.wire.account import Account
+from avapd.wire.call import Call
 from avapd.wire.errors import ErrorCode, StreamFault
-from avapd.wire.grpc import Answer, Application, Kind, Method, Receiver, Refused, Response
+from avapd.wire.grpc import Answer, Application, Kind, Method, Refused, Response
 from avapd.wire.headers import Head, Known, malformed
 from avapd.wire.hpack import Field
 from avapd.wire.limits import Limits
@@ -32,47 +33,6 @@ _LATE: Final = "Deadline Exceeded"
 _SLOW: Final = "The request was not complete in time"
 # A message up to this size is put together with its prefix; a larger one is only pointed at.
 _JOIN_BYTES: Final = 4_096
-
-
-class Call:
-    """A call to a streaming method, as its application sees it. All methods may be called at any time, ended or not.
-
-    `on_cancel` is called when the call ends by the client, a deadline or the connection; `on_sent` whenever everything
-    that was sent has been written.
-    """
-
-    __slots__ = ("_calls", "_stream", "ended", "on_cancel", "on_sent", "receiver")
-
-    def __init__(self, calls: Calls, stream: Stream) -> None:
-        self._calls = calls
-        self._stream = stream
-        self.ended = False
-        self.receiver: Receiver | None = None
-        self.on_cancel: Callable[[], None] | None = None
-        self.on_sent: Callable[[], None] | None = None
-
-    @property
-    def backlog(self) -> int:
-        """Octets that wait for the client."""
-        return self._stream.queued
-
-    def send(self, message: grpc.Body) -> None:
-        """Send a message; the headers go with the first one."""
-        if not self.ended:
-            self._calls.send(self._stream, message)
-
-    def finish(self, code: int = grpc.OK, message: str = "") -> None:
-        """End the call with a status."""
-        if not self.ended:
-            self.ended = True
-            self._calls.finish(self._stream, code, message)
-
-    def cancelled(self) -> None:
-        """The call has ended otherwise."""
-        if not self.ended:
-            self.ended = True
-            if self.on_cancel is not None:
-                self.on_cancel()
 
 
 class Calls:
@@ -105,6 +65,7 @@ class Calls:
         head, _, timeout = known
         self._now = now
         self.begun += 1
+        method = head.method
         if head.early is not None and not (ended and head.length > 0):
             self._outbox.whole(number, 0, head.early)  # HEADERS alone: nothing can stand in the way
             self._closed(number, head.early.outcome, ErrorCode.NO_ERROR, ended=ended)
@@ -115,12 +76,11 @@ class Calls:
         if ended and head.length > 0:
             raise malformed("content-length without DATA")
         stream.deadline = now + timeout
-        bidi = head.method is not None and head.method.kind is Kind.BIDI
+        bidi = method is not None and method.kind is Kind.BIDI
         stream.expires = now + (self._limits.bidi_seconds if bidi else self._limits.request_seconds)
         self.wake_at = min(self.wake_at, stream.deadline, stream.expires)
-        if bidi:
-            assert head.method is not None
-            self._converse(stream, head.method)
+        if bidi and method is not None:
+            self._converse(stream, method)
         if ended:
             self._take(stream, b"")
 
@@ -162,9 +122,7 @@ class Calls:
 
     def _gather(self, stream: Stream, method: Method, payload: bytes) -> None:
         """Keep what is no whole request yet; refuse as soon as its five octets tell that it cannot be taken (B15)."""
-        self._hold(stream, payload)
-        buffer = stream.buffer
-        assert buffer is not None
+        buffer = self._hold(stream, payload)
         if stream.ended:
             request = bytes(buffer)
             self._release(stream)
@@ -175,13 +133,15 @@ class Calls:
                 raise Refused(grpc.UNIMPLEMENTED, "More than one request message")
             self._open_window(stream, whole - len(buffer))
 
-    def _hold(self, stream: Stream, payload: bytes) -> None:
-        if stream.buffer is None:
-            stream.buffer = bytearray()
-        stream.buffer += payload
+    def _hold(self, stream: Stream, payload: bytes) -> bytearray:
+        buffer = stream.buffer
+        if buffer is None:
+            buffer = stream.buffer = bytearray()
+        buffer += payload
         self._held += len(payload)
         if self._held > max(self._limits.held_bytes, 2 * self._limits.request_bytes):
             raise Refused(grpc.RESOURCE_EXHAUSTED, "Too many unfinished requests on this connection")
+        return buffer
 
     def _release(self, stream: Stream) -> None:
         if stream.buffer is not None:
@@ -249,10 +209,8 @@ class Calls:
         """Octets of a bidirectional call: every whole message is handed on."""
         if call.receiver is None or call.ended:
             return
-        self._hold(stream, payload)
+        buffer, at, limit = self._hold(stream, payload), 0, self._limits.request_bytes
         stream.expires = self._now + self._limits.bidi_seconds
-        buffer, at, limit = stream.buffer, 0, self._limits.request_bytes
-        assert buffer is not None
         while len(buffer) - at >= grpc.PREFIX and not call.ended:
             length = grpc.declared(buffer, at, stream.head.encoding, limit)
             if len(buffer) - at < grpc.PREFIX + length:
@@ -328,7 +286,7 @@ class Calls:
     ) -> None:
         """End a call with a status of our own, whatever has been sent of its answer."""
         outcome = self._application.outcome(stream.head.path, code)
-        if stream.queue is None:
+        if not stream.headed:
             self._answer(stream, grpc.trailers_only(code, message, outcome, *more), reset)
         else:
             self._outbox.drop(stream)
@@ -342,7 +300,7 @@ class Calls:
 
     def send(self, stream: Stream, message: grpc.Body) -> None:
         """A message of a streaming call."""
-        if stream.queue is None:
+        if not stream.headed:
             self._outbox.begin(stream, grpc.HEAD)
         head = grpc.prefix(message)
         try:
@@ -358,7 +316,7 @@ class Calls:
     def finish(self, stream: Stream, code: int, message: str) -> None:
         """The status of a streaming call."""
         outcome = self._application.outcome(stream.head.path, code)
-        if stream.queue is None:
+        if not stream.headed:
             self._answer(stream, grpc.trailers_only(code, message, outcome))
         else:
             stream.outcome = outcome

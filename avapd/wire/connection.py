@@ -39,9 +39,9 @@ _OLD: Final = 1 << 30
 class Connection:
     """One client's connection.
 
-    `out` is what is to be written: the caller joins and clears it after each call of a method, then closes the transport
-    if `closed`. `pending`: octets wait to be parsed, call `resume`. `ready`: DATA waits for a turn, call `pump`. Neither
-    while the transport is full. `wake_at`: when `tick` is to be called. `now` is in seconds, on any one clock.
+    `out` is what is to be written: the caller joins and clears it after each call of a method, then closes the
+    transport if `closed`. `pending`: octets wait to be parsed, call `resume`. `ready`: DATA waits for a turn, call
+    `pump`. Neither while the transport is full. `wake_at`: when to call `tick`. `now` is in seconds, on any one clock.
     `finished` is what the application's `outcome` gave for each call that ended; the caller clears it.
     """
 
@@ -125,7 +125,7 @@ class Connection:
             self._greeted = True
             self._frames(data[len(PREFACE) :])
 
-    def _frames(self, data: bytes) -> None:  # noqa: C901, PLR0912  # one loop, and no call where none is needed
+    def _frames(self, data: bytes) -> None:  # noqa: C901, PLR0912, PLR0915  # no call where none is needed
         """The frame loop; see the head of this file. Its plain twin is in tests/wire/test_frame_loop.py."""
         session, fresh, finished, emit = self._session, self._fresh, self.finished, self.out.append
         streams, outbox = session.streams, session.outbox
@@ -169,18 +169,22 @@ class Connection:
                         work += _CALL_WORK
                         at = stop
                         continue
-                elif kind == HEADERS and flags == END_HEADERS and number == streams.highest + 2:
-                    if len(opened) + len(fresh) < room:
-                        block = data[at + HEAD_BYTES : stop]
-                        known = settled.get(block) or portable.get(block)
-                        if known and known[0].waits and not known[1]:
-                            streams.highest = number
-                            fresh[number] = known
-                        else:
-                            self._open(number, block, known)
-                            work += _MISS_WORK
-                        at = stop
-                        continue
+                elif (
+                    kind == HEADERS
+                    and flags == END_HEADERS
+                    and number == streams.highest + 2
+                    and len(opened) + len(fresh) < room
+                ):
+                    block = data[at + HEAD_BYTES : stop]
+                    known = settled.get(block) or portable.get(block)
+                    if known and known[0].waits and not known[1]:
+                        streams.highest = number
+                        fresh[number] = known
+                    else:
+                        self._open(number, block, known)
+                        work += _MISS_WORK
+                    at = stop
+                    continue
             frames.check_size(word >> 8)
             if stop > end:
                 break
@@ -214,7 +218,7 @@ class Connection:
             session.calls.begin(number, known, session.now, ended=False)
 
     def _complete(self, number: int, head: Head, request: bytes) -> bool:
-        """The whole request of a fresh stream, whose answer is not remembered, or does not fit. False: it needs care."""
+        """The whole request of a fresh stream, with an answer that is new or does not fit. False: it needs care."""
         session = self._session
         if head.length < 0 or head.length == len(request):
             response = head.answers.get(request) or head.refusal or session.calls.unary(head, request)

@@ -4,8 +4,8 @@ An application is asked once for each distinct list of request headers what they
 with an `Answer` that refuses. A unary answer becomes a `Response`: the frames of the whole stream, ready but for the
 stream's number, which stands between the `parts`:
 
-    HEADERS head │ number │ :status 200, content-type ┆ DATA head │ number │ 0 length message ┆ HEADERS head │ number │ grpc-status 0
-    HEADERS head │ number │ :status 200, content-type, grpc-status, grpc-message                        (Trailers-Only)
+    HEADERS head │ number │ :status 200, … ┆ DATA head │ number │ 0 length message ┆ HEADERS head │ number │ grpc-status
+    HEADERS head │ number │ :status 200, …, grpc-status, grpc-message                                    (Trailers-Only)
 
 so that writing it is one call: `number.join(parts)`.
 """
@@ -23,7 +23,7 @@ from avapd.wire.errors import ErrorCode
 from avapd.wire.hpack import Field, encode
 
 if TYPE_CHECKING:
-    from avapd.wire.calls import Call
+    from avapd.wire.call import Call
 
 OK: Final = 0
 CANCELLED: Final = 1
@@ -72,8 +72,10 @@ class Application(Protocol):
     names: frozenset[bytes]
 
     def route(self, path: bytes, metadata: tuple[Field, ...]) -> Method | Answer:
-        """The method of an exact path, or why the call is refused. UNIMPLEMENTED is said before the request is read,
-        every other refusal after it, like any answer. Remembered: it must depend on the arguments alone, until `forget`.
+        """The method of an exact path, or why the call is refused.
+
+        UNIMPLEMENTED is said before the request is read, every other refusal after it, like any answer. What is said is
+        remembered: it must depend on the arguments alone, until `Routes.forget`.
         """
 
     def outcome(self, path: bytes, code: int) -> int:

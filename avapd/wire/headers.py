@@ -9,8 +9,8 @@ A block goes through three memos, the widest meaning last:
 `settled`   blocks of this connection that point into its dynamic table. True only while the table stays as it is: one
             insert and all are forgotten.
 `portable`  blocks without a pointer into the table: equal octets mean the same on every connection, so all share them.
-            They may insert (nginx and HAProxy do so with every call): a hit must replay the inserts, or the next pointer
-            is read wrongly.
+            They may insert (nginx and HAProxy do so with every call): a hit must replay the inserts, or the next
+            pointer is read wrongly.
 `lists`     clients whose blocks never repeat, since a deadline or a request id drifts, still send the same fields. What
             varies (grpc-timeout) or does not matter (user-agent, tracing) is left out of the key.
 

@@ -86,38 +86,31 @@ class Lifetime:
             self.called = now
         if self.heard + self._limits.keepalive_seconds > now:
             self._asked = False
-        duty = self._duty(now)
-        self.wake_at = now if duty else self._next()
-        return duty
-
-    def _duty(self, now: float) -> Duty | None:
-        if now >= self._preface_at:
-            return Duty.GIVE_UP
-        if now >= self._end_at:
-            self._end_at = inf
-            return Duty.END
-        if now >= self._last_at:
-            return Duty.SAY_LAST
-        if now >= self._settings_at:
-            return Duty.NO_SETTINGS_ACK
-        if self.phase is Phase.OPEN:
-            if now >= self._age_at:
-                return Duty.SAY_MAX_AGE
-            if now >= self.called + self._limits.idle_seconds:
-                return Duty.SAY_MAX_IDLE
-        if now >= self._silent_at():
-            if self._asked:
-                return Duty.GIVE_UP
-            self._asked = True
-            return Duty.ASK
+        for at, duty in self._agenda():
+            if now >= at:
+                self._asked = duty is Duty.ASK
+                if duty is Duty.END:
+                    self._end_at = inf
+                self.wake_at = now
+                return duty
+        self.wake_at = self._next()
         return None
 
-    def _silent_at(self) -> float:
-        """When the silence of the client asks for something."""
-        return self.heard + self._limits.keepalive_seconds + (self._limits.keepalive_timeout if self._asked else 0.0)
+    def _agenda(self) -> tuple[tuple[float, Duty], ...]:
+        """What is to be done when, the most urgent first."""
+        silent_at = self.heard + self._limits.keepalive_seconds
+        asked = silent_at + self._limits.keepalive_timeout if self._asked else inf
+        staying = self.phase is Phase.OPEN
+        return (
+            (self._preface_at, Duty.GIVE_UP),
+            (self._end_at, Duty.END),
+            (self._last_at, Duty.SAY_LAST),
+            (self._settings_at, Duty.NO_SETTINGS_ACK),
+            (self._age_at if staying else inf, Duty.SAY_MAX_AGE),
+            (self.called + self._limits.idle_seconds if staying else inf, Duty.SAY_MAX_IDLE),
+            (asked, Duty.GIVE_UP),
+            (inf if self._asked else silent_at, Duty.ASK),
+        )
 
     def _next(self) -> float:
-        times = self._preface_at, self._settings_at, self._last_at, self._end_at, self._silent_at()
-        if self.phase is not Phase.OPEN:
-            return min(times)
-        return min(*times, self._age_at, self.called + self._limits.idle_seconds)
+        return min(at for at, _ in self._agenda())

@@ -46,7 +46,7 @@ class Limits:
     header_block: int = _limit(64 * _KIB, "C13", "bytes of a header block (CVE-2024-27316)", 4 * _KIB)
     continuations: int = _limit(8, "C13", "CONTINUATION frames of a header block, of which one may be empty", 0)
     header_bytes: int = _limit(
-        16 * _KIB, "C14", "request header list, 32 added for each field; beyond it RESOURCE_EXHAUSTED, at 4 times the end",
+        16 * _KIB, "C14", "request header list, 32 added for each field; beyond it RESOURCE_EXHAUSTED, 4 times: the end",
         4 * _KIB, _MIB,
     )  # fmt: skip
     header_fields: int = _limit(128, "C14", "fields of it, likewise (CVE-2016-6581)", 16, 10_000)

@@ -263,7 +263,7 @@ class Session:
         elif act is Act.CREDIT:
             self.outbox.credit_stream(self.streams.open[number], increment)
 
-    # --- output and good-bye ---------------------------------------------------------------------------------------------
+    # --- output and good-bye ----------------------------------------------------------------------------------
 
     def pump(self) -> None:
         """One turn of DATA for the streams that may send."""

@@ -28,7 +28,7 @@ from avapd.wire import frames
 from avapd.wire.errors import ConnectionFault, ErrorCode
 
 if TYPE_CHECKING:
-    from avapd.wire.calls import Call
+    from avapd.wire.call import Call
     from avapd.wire.headers import Head
 
 
@@ -74,12 +74,15 @@ _EARLY: Final = 512
 _SKIPPED: Final = 16
 
 
+_NOTHING: Final[deque[bytes | memoryview]] = deque(maxlen=0)
+
+
 class Stream:
     """One call on the wire. Windows are signed (section 6.9.2)."""
 
     __slots__ = (
-        "buffer", "call", "deadline", "ended", "ending", "expires", "head", "in_turns", "number", "outcome", "private",
-        "queue", "queued", "received", "stalls", "trailers", "window", "writable",
+        "buffer", "call", "deadline", "ended", "ending", "expires", "head", "headed", "in_turns", "number", "outcome",
+        "private", "queue", "queued", "received", "stalls", "trailers", "window", "writable",
     )  # fmt: skip
 
     def __init__(self, number: int, head: Head, window: int) -> None:
@@ -95,7 +98,8 @@ class Stream:
         self.expires = inf  # of ours, for the request
         self.stalls = inf  # of ours, for an answer that waits on a window
         # The answer that is under way; see windows.py.
-        self.queue: deque[bytes | memoryview] | None = None  # None until HEADERS are written
+        self.headed = False  # HEADERS are written
+        self.queue: deque[bytes | memoryview] = _NOTHING
         self.queued = 0  # octets in it
         self.private = 0  # octets that were queued as `bytes`
         self.in_turns = False

@@ -1,8 +1,8 @@
 """What leaves a connection, as far as the client's windows let it (RFC 9113 sections 5.2 and 6.9).
 
 HEADERS are written at once. DATA waits in the queue of its stream and leaves in turns: each stream that may send gets
-at most `_TURN` octets, then the next one, so that a small answer overtakes a blocked or a large one, and a PING ACK slips
-in between. What is queued are references; the octets of a catalog are never copied for a client that does not read.
+at most `_TURN` octets, then the next one, so that a small answer overtakes a blocked or a large one, and a PING ACK
+slips in between. What is queued are references: octets of a catalog are not copied for a client that does not read.
 
 A stream is in `_turns` when it has DATA and its own window is open, or when only its end is left to write. It leaves
 when its window is used up, and returns with WINDOW_UPDATE or a larger SETTINGS_INITIAL_WINDOW_SIZE.
@@ -77,11 +77,11 @@ class Outbox:
     def begin(self, stream: Stream, block: bytes) -> None:
         """Write the headers of an answer whose DATA will be queued."""
         self.headers(stream.number, block)
+        stream.headed = True
         stream.queue = deque()
 
     def queue(self, stream: Stream, *chunks: grpc.Body) -> None:
         """Queue octets of DATA. Raises StreamFault when too much waits for the client's windows."""
-        assert stream.queue is not None
         for chunk in chunks:
             stream.queue.append(chunk)
             stream.queued += len(chunk)
@@ -102,8 +102,7 @@ class Outbox:
         """Forget what is queued."""
         self._private -= stream.private
         stream.private = stream.queued = 0
-        if stream.queue:
-            stream.queue.clear()
+        stream.queue.clear()
         if stream.in_turns:
             self._turns.remove(stream)
             stream.in_turns = False
@@ -158,7 +157,6 @@ class Outbox:
     def _move(self, stream: Stream, size: int) -> None:
         """Move octets from the queue of a stream to `out`."""
         queue = stream.queue
-        assert queue is not None
         stream.queued -= size
         while size:
             chunk = queue[0]

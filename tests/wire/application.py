@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from avapd.wire.calls import Call
+from avapd.wire.call import Call
 from avapd.wire.grpc import Answer, Method
 
 Field = tuple[bytes, bytes]

@@ -9,7 +9,7 @@ from wire.application import COUNT, ECHO, REFUSE, SERVICE, TALK, WATCH, Methods
 from wire.raw import CONTINUATION, Field, data, fields, framed, headers, literals, request, rst_stream, window_update
 from wire.verdicts import Client, ask, seen
 
-from avapd.wire.calls import Call
+from avapd.wire.call import Call
 from avapd.wire.grpc import Method
 
 SERVED = ["HEADERS 200", "DATA", "TRAILERS 0"]
