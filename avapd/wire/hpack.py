@@ -12,8 +12,8 @@ What makes it fast, in the order of what it saves:
 * A block that is answered from a memo inserts what it inserts all the same. `replay` only notes that; the table is
   brought up to date when it is next looked at, without what would have been evicted again meanwhile.
 
-What an attacker gets: the memo is bounded in entries and bytes, and new values do not push out those in use. Since
-all connections share it, a literal that somebody sent before decodes a little faster, which tells who guesses a
+What an attacker gets: the memo is bounded (4 MB at worst), and new values do not push out those in use. Since all
+connections share it, a literal that somebody sent before decodes a little faster, which tells who guesses a
 credential that the whole of it is right, no more than the answer does. A decoded list is references, and strings
 that together have at most 8/5 of the block's bytes: 64 KiB of block hold 105 KB, whatever they claim to expand to.
 """
@@ -118,7 +118,7 @@ class Block:
 
 
 class _Cursor(Protocol):
-    """An iterator over bytes that can tell and change where it stands: a third faster than an index of our own."""
+    """An iterator over bytes that can tell and change where it stands: a quarter faster than an index of our own."""
 
     def __iter__(self) -> Iterator[int]: ...
     def __next__(self) -> int: ...

@@ -124,7 +124,7 @@ def test_a31_the_end_of_string_symbol_inside_a_string_is_refused(before: str, af
 
 
 def test_what_decoding_learns_is_bounded() -> None:
-    """Every byte in every state, the most an attacker can send, leaves less than 8 MB behind; importing, under 200 KB."""
+    """Every byte in every state, the most an attacker can send, leaves under 8 MB behind; importing under 200 KB."""
     code = """
 import collections, functools, typing, tracemalloc
 tracemalloc.start()
