@@ -162,6 +162,13 @@ def test_b10_a_malformed_timeout_is_internal(peer: Client, value: bytes) -> None
     assert peer.application.asked == 0
 
 
+@pytest.mark.parametrize("value", [b"1S\0", b" 1S", b"1S ", b"1S\r\n"])
+@pytest.mark.parametrize("path", [ECHO, b"/unknown"])
+def test_b10_a_timeout_that_is_no_field_value_is_malformed(peer: Client, path: bytes, value: bytes) -> None:
+    """B10, A34: what no field may hold is RST_STREAM(PROTOCOL_ERROR) here too."""
+    assert ask(peer, path, metadata=[(b"grpc-timeout", value)]) == ["RST PROTOCOL_ERROR"]
+
+
 @pytest.mark.parametrize("value", [b"99999999H", b"99999999M", b"1H", b"99999999S", b"1S", b"1000m", b"00000001S"])
 def test_b10_long_timeouts_are_valid(peer: Client, value: bytes) -> None:
     """B10: eight digits of any unit, however far away the deadline is."""

@@ -214,6 +214,17 @@ def test_c15_an_integer_has_five_octets_and_a_string_its_block(case: str) -> Non
     assert (peer.closed, peer.error) == (True, ErrorCode.COMPRESSION_ERROR)
 
 
+@pytest.mark.parametrize("denied", [False, True])
+def test_a10_a_frame_of_more_than_16_kib_is_never_taken(denied: bool) -> None:
+    """A10: also when it is the DATA of a call whose headers are remembered, and whose answer is known before it."""
+    peer = Client()
+    head = literals(fields(ECHO, [(b"x-deny", b"yes")] if denied else []))
+    for stream in (1, 3, 5):
+        peer.send(headers(stream, head), data(stream, framed(b"x"), end=True))
+    peer.send(headers(7, head), data(7, bytes(16_385), end=True))
+    assert (peer.closed, peer.error) == (True, ErrorCode.FRAME_SIZE_ERROR)
+
+
 # --- C16, C17: frames that do nothing -----------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""Part C of the checklist, what a client makes us send and hold: slow readers and small windows (C9 to C12)."""
+"""Part C of the checklist, what a client makes us send and hold: slow readers and small windows (C8 to C12)."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from wire.raw import (
     fields,
     framed,
     headers,
+    literals,
+    ping,
     request,
     settings,
     window_update,
@@ -25,6 +27,7 @@ from avapd.wire.limits import Limits
 SERVED = ["HEADERS 200", "DATA", "TRAILERS 0"]
 CALM = ErrorCode.ENHANCE_YOUR_CALM
 HUGE = 0x7FFF_FFFF - 65_535
+MALFORMED = literals([*fields(), (b"connection", b"close")])
 
 
 def small(settings_: dict[int, int] | None = None, **limits: float) -> Client:
@@ -37,6 +40,39 @@ def calm(peer: Client) -> bool:
     assert peer.error in {None, CALM}, peer.error
     assert (peer.error == CALM) == peer.closed
     return peer.closed
+
+
+# --- C8: answers that nobody reads --------------------------------------------------------------------------------
+
+
+def control(kind: str, count: int) -> bytes:
+    """Frames that are each answered by one: PING, SETTINGS, a call that is reset."""
+    if kind == "PING":
+        return ping() * count
+    if kind == "SETTINGS":
+        return settings() * count
+    return b"".join(headers(at, MALFORMED, end=True) for at in range(1, 2 * count, 2))
+
+
+@pytest.mark.parametrize("kind", ["PING", "SETTINGS", "RST_STREAM"])
+def test_c8_a_thousand_answers_may_wait(kind: str) -> None:
+    """C8, CVE-2019-9512 to 9515: more of them unsent, while the client does not read, are ENHANCE_YOUR_CALM."""
+    free: dict[str, float] = {"ping_strikes": 1 << 30, "settings_per_minute": 1 << 30, "our_resets": 1 << 30}
+    for count, over in ((1000, False), (1001, True), (10_000, True)):
+        peer = Client(limits=Limits(**free))  # type: ignore[arg-type]
+        peer.writable = False
+        octets = control(kind, count)
+        for at in range(0, len(octets), 8000):
+            peer.send(octets[at : at + 8000])
+        assert calm(peer) == over, count
+
+
+def test_c8_answers_that_are_read_are_not_counted() -> None:
+    """C8: a client that reads may have ten thousand, as far as the other rows let it."""
+    peer = small(ping_strikes=1 << 30)
+    for _ in range(100):
+        peer.send(ping() * 100)
+    assert not calm(peer)
 
 
 # --- C9: the write buffer -----------------------------------------------------------------------------------------
