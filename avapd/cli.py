@@ -147,9 +147,10 @@ def check(as_json: bool, **flags: str | None) -> int:
 
 
 @cli.command()
-def settings() -> None:
+@click.option("--limits", is_flag=True, help="Print the limits of the wire engine instead.")
+def settings(*, limits: bool) -> None:
     """Print every setting as a Markdown table: the one in the README."""
-    click.echo(config.table())
+    click.echo(config.table(limits=limits))
 
 
 # --- asking a running server ----------------------------------------------------------------------------------

@@ -15,6 +15,8 @@ import avapd
 PACKAGE = Path(avapd.__file__).parent
 FILE_LINES = 400
 FUNCTION_LINES = 50
+# The frame loop, which may have 80 lines: no call where none is needed, and a plain twin in the tests.
+LOOP, LOOP_LINES = ("wire/connection.py", "_frames"), 80
 
 # Room → the rooms of ours it may import. A room is the first name below `avapd`; a longer name opens only that module.
 ROOMS: dict[str, tuple[str, ...]] = {
@@ -22,7 +24,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "errors": (),
     "pb": (),
     "log": ("errors",),
-    "config": ("errors",),
+    "config": ("errors", "wire.limits"),
     "shared": ("errors",),
     "data": ("shared", "wire", "config", "log", "errors"),
     "control": ("shared", "wire", "config", "log", "errors", "pb"),
@@ -33,13 +35,14 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "__init__": (),
 }
 # What one file of a room may do beyond its room.
-FILES: dict[str, tuple[str, ...]] = {"data/grpcio_engine.py": ("pb",)}
+FILES: dict[str, tuple[str, ...]] = {"data/grpcio_engine.py": ("pb",), "data/reflection.py": ("pb",)}
 # Foreign packages that only these rooms or files may import.
 GUARDED: dict[str, tuple[str, ...]] = {
     "asyncpg": ("control/source.py",),
     "prometheus_client": ("control",),
     "subprocess": ("control", "demo"),
-    **dict.fromkeys(("grpc", "grpc_health", "grpc_reflection"), ("data/grpcio_engine.py", "client")),
+    "grpc": ("data/grpcio_engine.py", "client"),
+    **dict.fromkeys(("grpc_health", "grpc_reflection"), ("data/grpcio_engine.py", "data/reflection.py", "client")),
 }
 # What a room must not even take from the standard library.
 NEVER: dict[str, tuple[str, ...]] = {"wire": ("asyncio", "socket", "os", "time", "threading", "logging")}
@@ -176,13 +179,13 @@ def test_a_worker_holds_nothing_of_the_control_plane() -> None:
 
 @pytest.mark.parametrize("path", sources())
 def test_a_file_stays_within_the_budget(path: str) -> None:
-    """At most 400 lines a file and 50 a function."""
+    """At most 400 lines a file and 50 a function, 80 the frame loop."""
     source = (PACKAGE / path).read_text(encoding="utf-8")
     assert len(source.splitlines()) <= FILE_LINES
     long = {
         node.name: (node.end_lineno or 0) - node.lineno + 1
         for node in ast.walk(ast.parse(source))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        if (node.end_lineno or 0) - node.lineno + 1 > FUNCTION_LINES
+        if (node.end_lineno or 0) - node.lineno + 1 > (LOOP_LINES if (path, node.name) == LOOP else FUNCTION_LINES)
     }
     assert long == {}

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from avapd import config
 from avapd.config import Config
 from avapd.errors import ConfigError
+from avapd.wire.limits import Limits
 
 URL = "postgresql://reader:p%40ss@db.example:5432/avap"
 KEY = "a-key-of-enough-length"
@@ -29,7 +30,7 @@ CASES: dict[str, tuple[str, Any, str, Any, list[str]]] = {
     "threadpool": ("UV_THREADPOOL_SIZE", 64, "4", 4, [*INTEGERS, "0", "1025"]),
     "environment": ("AVAPD_ENV", "production", "test", "test", ["", "prod", "Production", "test "]),
     "workers": ("AVAPD_WORKERS", 0, "3", 3, [*INTEGERS, "0", "257"]),
-    "engine": ("AVAPD_ENGINE", "grpcio", "grpcio", "grpcio", ["", "nginx", "GRPCIO"]),
+    "engine": ("AVAPD_ENGINE", "wire", "grpcio", "grpcio", ["", "nginx", "GRPCIO"]),
     "refresh_seconds": ("AVAPD_REFRESH_SECONDS", 60.0, "0.5", 0.5, [*SECONDS, "0", "0.04", "86401"]),
     "database_seconds": ("AVAPD_DATABASE_SECONDS", 10.0, "2", 2.0, [*SECONDS, "0", "601"]),
     "database_schema": (
@@ -43,17 +44,26 @@ CASES: dict[str, tuple[str, Any, str, Any, list[str]]] = {
     "orphan_seconds": ("AVAPD_ORPHAN_SECONDS", 15.0, "0", 0.0, [*SECONDS, "3601"]),
     "silence_seconds": ("AVAPD_SILENCE_SECONDS", 2.0, "10", 10.0, [*SECONDS, "0.4", "601"]),
     "max_answer_bytes": ("AVAPD_MAX_ANSWER_BYTES", 32 * MIB, "1024", 1024, [*INTEGERS, "1023"]),
-    "max_request_bytes": ("AVAPD_MAX_REQUEST_BYTES", 64 << 10, "256", 256, [*INTEGERS, "255"]),
-    "max_header_bytes": ("AVAPD_MAX_HEADER_BYTES", 16 << 10, "4096", 4096, [*INTEGERS, "4095"]),
-    "max_streams": ("AVAPD_MAX_STREAMS", 100, "1", 1, [*INTEGERS, "0"]),
     "max_definition_bytes": ("AVAPD_MAX_DEFINITION_BYTES", 16 * MIB, "1024", 1024, [*INTEGERS, "1023"]),
     "max_catalog_bytes": ("AVAPD_MAX_CATALOG_BYTES", 1 << 30, "1024", 1024, [*INTEGERS, "1023"]),
     "log_level": ("AVAPD_LOG_LEVEL", "INFO", "DEBUG", "DEBUG", ["", "debug", "TRACE"]),
 }  # fmt: skip
+for _limit in dataclasses.fields(Limits):  # each is declared in wire/limits.py
+    _low = _limit.metadata["low"]
+    _text = f"{_low:g}" if isinstance(_limit.default, float) else str(_low)
+    _refused = SECONDS if isinstance(_limit.default, float) else INTEGERS
+    CASES[f"limit_{_limit.name}"] = (f"AVAPD_LIMIT_{_limit.name.upper()}", _limit.default, _text, _low, _refused)
 SECRETS = {"database_url": "DATABASE_URL", "api_keys": "API_KEY", "signing_key": "SIGNING_KEY"}
 # Wherever a secret stands below, `MARK` is in it.
 MARK = "s3cr3t"
 secret_texts = st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), max_size=40).map(MARK.__add__)
+
+
+def value_of(loaded: Config, field: str) -> Any:
+    """A setting or a limit."""
+    return (
+        getattr(loaded.limits, field.removeprefix("limit_")) if field.startswith("limit_") else getattr(loaded, field)
+    )
 
 
 def problems(environ: dict[str, str], overrides: dict[str, str] | None = None) -> list[str]:
@@ -68,17 +78,20 @@ def problems(environ: dict[str, str], overrides: dict[str, str] | None = None) -
 
 def test_the_cases_of_this_file_are_all_settings() -> None:
     """No setting goes untested."""
-    assert set(CASES) | set(SECRETS) == set(config.settings()) == {field.name for field in dataclasses.fields(Config)}
+    assert set(CASES) | set(SECRETS) == set(config.settings())
+    assert {name for name in config.settings() if not name.startswith("limit_")} | {"limits"} == {
+        field.name for field in dataclasses.fields(Config)
+    }
 
 
 @pytest.mark.parametrize("field", CASES)
 def test_a_setting_has_a_default_a_variable_and_a_flag(field: str) -> None:
     """Unset and empty mean the default; the variable is read; the flag wins over it."""
     variable, default, text, value, _ = CASES[field]
-    assert getattr(config.load(GOOD), field) == default
-    assert getattr(config.load({**GOOD, variable: ""}), field) == default
-    assert getattr(config.load({**GOOD, variable: text}), field) == value
-    assert getattr(config.load({**GOOD, variable: "malformed"}, {field: text}), field) == value
+    assert value_of(config.load(GOOD), field) == default
+    assert value_of(config.load({**GOOD, variable: ""}), field) == default
+    assert value_of(config.load({**GOOD, variable: text}), field) == value
+    assert value_of(config.load({**GOOD, variable: "malformed"}, {field: text}), field) == value
 
 
 @pytest.mark.parametrize(("field", "text"), [(field, text) for field, case in CASES.items() for text in case[4]])
@@ -102,14 +115,14 @@ def test_the_range_a_refusal_names_is_the_range_that_is_taken(field: str) -> Non
             for end in (low, high):
                 room = {"AVAPD_DRAIN_SECONDS": "3600"} if field == "pre_drain_seconds" else {}
                 calm = {"AVAPD_PRE_DRAIN_SECONDS": "0"} if field == "drain_seconds" else {}
-                assert getattr(config.load({**GOOD, **room, **calm, variable: end}), field) == float(end)
+                assert value_of(config.load({**GOOD, **room, **calm, variable: end}), field) == float(end)
             return
 
 
 def test_the_table_names_every_variable() -> None:
     """The README's table comes from the declarations, and every row has three cells."""
-    lines = config.table().splitlines()
-    assert len(lines) == 2 + len(config.settings())
+    lines = config.table().splitlines() + config.table(limits=True).splitlines()
+    assert len(lines) == 4 + len(config.settings())
     assert all(line.replace("\\|", "").count("|") == 4 for line in lines)
     for setting in config.settings().values():
         assert all(any(f"`{variable}`" in line for line in lines) for variable in setting.variables)

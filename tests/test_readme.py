@@ -27,6 +27,13 @@ def test_the_settings_table_is_the_one_that_avapd_prints() -> None:
     assert table == config.table()
 
 
+def test_the_table_of_limits_is_the_one_that_avapd_prints() -> None:
+    """The limits of the wire engine are settings like any other, in a table of their own."""
+    text = (ROOT / "avapd" / "README.md").read_text(encoding="utf-8")
+    table = text.split("<!-- limits: made by `avapd settings --limits` -->\n")[1].split("\n<!-- end of limits -->")[0]
+    assert table == config.table(limits=True)
+
+
 def test_the_two_commands_stand_on_the_first_screen() -> None:
     """Each is one line to copy, within the first 25 lines."""
     lines = README.splitlines()[:25]

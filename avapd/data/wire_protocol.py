@@ -25,8 +25,16 @@ _LINGER_SECONDS: Final = 1.0
 Count = Callable[[list[int], int], None]
 
 
+class Members:
+    """The connections of an engine: `all`, and those that are `busy`, for which time may be short."""
+
+    def __init__(self) -> None:
+        self.all: set[WireProtocol] = set()
+        self.busy: set[WireProtocol] = set()
+
+
 class WireProtocol(asyncio.Protocol):
-    """A connection, one of `members` while it lives. `count` gets the outcomes of calls and how long they took."""
+    """A connection. `count` gets the outcomes of calls and how long they took."""
 
     __slots__ = (
         "_blocked_at", "_count", "_full", "_left", "_lingering", "_loop", "_members", "_routes", "_scheduled",
@@ -36,7 +44,7 @@ class WireProtocol(asyncio.Protocol):
     _transport: asyncio.Transport
     _wire: Connection
 
-    def __init__(self, routes: Routes, members: set[WireProtocol], count: Count) -> None:
+    def __init__(self, routes: Routes, members: Members, count: Count) -> None:
         self._routes = routes
         self._members = members
         self._count = count
@@ -50,11 +58,11 @@ class WireProtocol(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Say our SETTINGS at once."""
         self._transport = cast("asyncio.Transport", transport)
-        if len(self._members) >= self._routes.limits.connections:
+        if len(self._members.all) >= self._routes.limits.connections:
             self._transport.abort()
             return
         self._transport.set_write_buffer_limits(self._routes.limits.write_bytes)
-        self._members.add(self)
+        self._members.all.add(self)
         self._wire = Connection(self._routes, monotonic(), random.uniform(-1, 1))  # noqa: S311  # spreads, hides nothing
         self._wire.on_output(self._schedule)
         self._flush()
@@ -73,6 +81,7 @@ class WireProtocol(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The transport is full: nothing more goes in or out."""
         self._full = True
+        self._members.busy.add(self)
         self._blocked_at = monotonic()
         self._left = self._transport.get_write_buffer_size()
         self._transport.pause_reading()
@@ -84,8 +93,9 @@ class WireProtocol(asyncio.Protocol):
 
     def connection_lost(self, _error: Exception | None) -> None:
         """The transport is gone."""
-        if self in self._members:
-            self._members.discard(self)
+        if self in self._members.all:
+            self._members.all.discard(self)
+            self._members.busy.discard(self)
             self._wire.lost()
             self._tell()
 
@@ -93,6 +103,8 @@ class WireProtocol(asyncio.Protocol):
 
     def tick(self, now: float) -> None:
         """Do what is due by the clock."""
+        if not (self._full or self._wire.busy):
+            self._members.busy.discard(self)
         if self._full:
             self._watch_reader(now)
         elif self._wire.wake_at <= now and not self._lingering:
@@ -138,6 +150,8 @@ class WireProtocol(asyncio.Protocol):
     def _flush(self) -> None:
         """Write `out`, and see to what comes next."""
         wire = self._wire
+        if wire.busy:
+            self._members.busy.add(self)
         out = wire.out
         if out:
             self._transport.write(out[0] if len(out) == 1 else b"".join(out))

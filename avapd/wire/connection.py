@@ -263,6 +263,11 @@ class Connection:
     # --- time and ends ----------------------------------------------------------------------------------------
 
     @property
+    def busy(self) -> bool:
+        """Calls are open, or a good-bye is under way: `wake_at` may be near."""
+        return bool(self._session.streams.open) or self._session.lifetime.phase is not Phase.OPEN
+
+    @property
     def wake_at(self) -> float:
         """When `tick` is to be called; it may be in the past."""
         return min(self._session.lifetime.wake_at, self._session.calls.wake_at)

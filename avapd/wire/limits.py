@@ -17,7 +17,7 @@ def _limit(default: float, row: str, help: str, low: float = 1, high: float = 2*
     return dataclasses.field(default=default, metadata={"row": row, "help": help, "low": low, "high": high})
 
 
-_SECONDS: Final = 1e9
+_SECONDS: Final = 999_999
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +29,7 @@ class Limits:
     streams: int = _limit(100, "C2", "calls at once, each until its answer is written", high=100_000)
     refusals: int = _limit(100, "C2", "calls beyond that in 30 s")
     resets: int = _limit(1_000, "C3", "calls reset by the client before they are answered (CVE-2023-44487)")
-    resets_per_second: float = _limit(33.0, "C3", "how fast that allowance grows again", 0.01, 1e6)
+    resets_per_second: float = _limit(33.0, "C3", "how fast that allowance grows again", 0.01, 999_999)
     our_resets: int = _limit(200, "C4", "errors in 30 s that make us reset a call (CVE-2025-8671)")
     ping_strikes: int = _limit(2, "C6", "PINGs that come too early, with nothing answered between (CVE-2019-9512)")
     ping_seconds: float = _limit(300.0, "C6", "which is sooner than this with calls open", 0, _SECONDS)
@@ -46,7 +46,7 @@ class Limits:
     header_block: int = _limit(64 * _KIB, "C13", "bytes of a header block (CVE-2024-27316)", 4 * _KIB)
     continuations: int = _limit(8, "C13", "CONTINUATION frames of a header block, of which one may be empty", 0)
     header_bytes: int = _limit(
-        16 * _KIB, "C14", "request header list, 32 added for each field; beyond it RESOURCE_EXHAUSTED, 4 times: the end",
+        16 * _KIB, "C14", "header list, 32 added for each field; beyond it RESOURCE_EXHAUSTED, at 4 times GOAWAY",
         4 * _KIB, _MIB,
     )  # fmt: skip
     header_fields: int = _limit(128, "C14", "fields of it, likewise (CVE-2016-6581)", 16, 10_000)

@@ -128,7 +128,7 @@ def test_a_long_unknown_name_is_cut_in_the_answer(calls: Calls, letter: str) -> 
 
 
 def test_a_name_of_a_mebibyte_is_refused_by_the_transport(calls: Calls) -> None:
-    """RESOURCE_EXHAUSTED: above AVAPD_MAX_REQUEST_BYTES nothing reads it; exactly at the limit it is a name."""
+    """RESOURCE_EXHAUSTED: above AVAPD_LIMIT_REQUEST_BYTES nothing reads it; exactly at the limit it is a name."""
     head = 4  # tag and three bytes of length
     assert calls.get("n" * (65_536 - head)).code == 5
     assert calls.get("n" * (65_536 - head + 1)).code == 8
@@ -222,7 +222,7 @@ def test_a_key_of_a_mebibyte_never_reaches_a_handler(server: Server, eager: bool
 
 @pytest.mark.parametrize("eager", [False, True], ids=["settings known", "settings not acknowledged"])
 def test_a_mebibyte_of_small_headers_is_refused(server: Server, eager: bool) -> None:
-    """AVAPD_MAX_HEADER_BYTES bounds the whole list, as RFC 9113 section 6.5.2 counts it, and not each field alone."""
+    """AVAPD_LIMIT_HEADER_BYTES bounds the whole list, as RFC 9113 section 6.5.2 counts it, and not each field alone."""
     many = tuple((b"h%d" % number, b"v") for number in range(25_000))
     with Raw(server.port, eager=eager) as raw:
         reply = raw.call(GET, framed(KNOWN), (*RIGHT_KEY, *many))

@@ -506,7 +506,7 @@ BAD_SETTINGS = {
     "AVAPD_DATABASE_SCHEMA": 'pub"lic',
     "AVAPD_LOG_LEVEL": "LOUD",
     "AVAPD_MAX_ANSWER_BYTES": "32M",
-    "AVAPD_MAX_STREAMS": "\u0661\u0660",  # digits, but not of ASCII
+    "AVAPD_LIMIT_STREAMS": "\u0661\u0660",  # digits, but not of ASCII
 }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from avapd.wire import grpc
-from avapd.wire.calls import Call
+from avapd.wire.call import Call
 from avapd.wire.hpack import encode
 from avapd.wire.hpack_tables import Field
 

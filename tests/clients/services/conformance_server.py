@@ -20,7 +20,7 @@ from clients.services import answers
 from clients.services.listener import run, serve
 from clients.services.messages import load
 
-from avapd.wire.calls import Call
+from avapd.wire.call import Call
 from avapd.wire.grpc import OK, UNIMPLEMENTED, Answer, Method
 from avapd.wire.hpack_tables import Field
 from avapd.wire.limits import Limits

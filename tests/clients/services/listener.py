@@ -11,8 +11,8 @@ from typing import Any
 
 import uvloop
 
-from avapd.data.wire_protocol import WireProtocol
-from avapd.wire.calls import Call
+from avapd.data.wire_protocol import Members, WireProtocol
+from avapd.wire.call import Call
 from avapd.wire.grpc import UNKNOWN, Application
 from avapd.wire.headers import Routes
 from avapd.wire.limits import Limits
@@ -26,14 +26,14 @@ def serve(application: Application, limits: Limits, tell: Callable[[int], None])
     async def listen() -> None:
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
         loop.add_signal_handler(signal.SIGTERM, ended.set)
-        routes, members = Routes(application, limits), set[WireProtocol]()
+        routes, members = Routes(application, limits), Members()
         server = await loop.create_server(lambda: WireProtocol(routes, members, _count_nothing), "127.0.0.1", 0)
         tell(server.sockets[0].getsockname()[1])
         while not ended.is_set():
             await asyncio.sleep(_TICK_SECONDS)
-            for member in list(members):
+            for member in list(members.all):
                 member.tick(monotonic())
-        for member in list(members):
+        for member in list(members.all):
             member.abort()
         await asyncio.sleep(0)
 
