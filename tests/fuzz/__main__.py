@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 CORPUS = Path(__file__).parent / "corpus"
-TARGETS = ("hpack", "request", "snapshot")
+TARGETS = ("frames", "hpack", "request", "snapshot")
 MAX_BYTES = 4096
 
 
@@ -63,6 +63,7 @@ def _run(program: Path, *arguments: str) -> int:
 def _fuzz(target: str, arguments: list[str]) -> int:
     atheris: Any = importlib.import_module("atheris")  # optional
 
+    sys.path.insert(0, str(CORPUS.parents[1]))  # what the tests share
     with atheris.instrument_imports(include=["avapd"]):
         from . import targets  # noqa: PLC0415  # what is imported here is instrumented
 
