@@ -29,6 +29,7 @@ A view trusts nothing before `verify`: a descriptor from the master passes the s
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import mmap
 import struct
@@ -273,10 +274,10 @@ class View:
         """The size of `answer` in bytes."""
         return self.header.answer_size
 
-    def answer(self) -> bytes:
-        """The serialized CatalogResponse."""
+    def answer(self) -> memoryview:
+        """The serialized CatalogResponse, not copied: it may have gigabytes, and many may ask for it."""
         start = self.header.records_offset
-        return self._arena[start : start + self.header.answer_size]
+        return memoryview(self._arena)[start : start + self.header.answer_size]
 
     def messages(self) -> Iterator[tuple[bytes, bytes]]:
         """All definitions as (key, serialized CommandResponse), in the order of their names."""
@@ -302,5 +303,6 @@ class View:
             yield key, message
 
     def close(self) -> None:
-        """Unmap the arena."""
-        self._arena.close()
+        """Unmap the arena; if an answer is still being sent, when that is done."""
+        with contextlib.suppress(BufferError):
+            self._arena.close()

@@ -36,7 +36,7 @@ UNAVAILABLE: Final = 14
 
 PREFIX: Final = 5  # compressed flag and length in front of each message
 # Trailers must stay under the 8 KiB that some clients take (gRPC-Java), the message is cut long before.
-_MESSAGE_BYTES: Final = 1_024
+_MESSAGE_BYTES: Final = 1_536
 _TIMEOUT: Final = re.compile(rb"([0-9]{1,8})([HMSmun])")
 _SECONDS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 _UNSAFE: Final = re.compile(rb"[^ -$&-~]")

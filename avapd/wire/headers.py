@@ -45,6 +45,7 @@ _MALFORMED: Final = -1.0  # a grpc-timeout that is none
 
 _BLOCK_BYTES: Final = 1_024  # larger blocks and lists are not remembered
 _FIELD_BYTES: Final = 256
+_INSERTS: Final = 32  # a block of 1 KiB may insert 200 entries, which no client does with every call
 
 _NO_ANSWERS: Final[dict[bytes, Response]] = {}
 _NOT_GRPC: Final = b"This is a gRPC server: POST with content-type application/grpc.\n"
@@ -129,7 +130,7 @@ class Routes:
 
     def offer(self, block: bytes, known: Known) -> None:
         """Remember a portable block on second sight."""
-        if len(block) <= _BLOCK_BYTES and self.second_sight(block):
+        if len(block) <= _BLOCK_BYTES and len(known[1]) <= _INSERTS and self.second_sight(block):
             if len(self.portable) >= self.limits.memo_shared:
                 self.portable.clear()
             self.portable[block] = known
@@ -156,11 +157,13 @@ class Routes:
         head = self._lists.get(fields)
         if head is None:
             head = self._head(fields, block)
-            if block.size <= _BLOCK_BYTES and self.second_sight(fields):
+            if block.at_most <= _BLOCK_BYTES and self.second_sight(fields):
                 if len(self._lists) >= self.limits.memo_shared:
                     self._lists.clear()
                 self._lists[fields] = head
-        if block.size > self.limits.header_bytes or len(block.fields) > self.limits.header_fields:
+        if len(block.fields) > self.limits.header_fields or (
+            block.at_most > self.limits.header_bytes and block.size > self.limits.header_bytes
+        ):
             return self._early(head, grpc.RESOURCE_EXHAUSTED, "The request headers are larger than the maximum"), inf
         return (head, inf) if timeout is None else self._timed(head, timeout)
 

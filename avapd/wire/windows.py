@@ -28,7 +28,8 @@ class Outbox:
     """The sending half of a connection. `out` is what is to be written, in order; the caller empties it."""
 
     __slots__ = (
-        "_account", "_limits", "_private", "_turns", "initial", "out", "sent", "size_update_due", "volume", "window",
+        "_account", "_limits", "_private", "_turns", "_waiting", "initial", "out", "sent", "size_update_due", "volume",
+        "window",
     )  # fmt: skip
 
     def __init__(self, limits: Limits, account: Account) -> None:
@@ -36,6 +37,7 @@ class Outbox:
         self._account = account
         self._turns: deque[Stream] = deque()
         self._private = 0
+        self._waiting: dict[int, Stream] = {}  # those with DATA
         self.out: list[bytes | memoryview] = []
         self.window = frames.WINDOW
         self.initial = frames.WINDOW
@@ -88,9 +90,16 @@ class Outbox:
             if type(chunk) is bytes:  # a view is into memory that is there anyway
                 stream.private += len(chunk)
                 self._private += len(chunk)
-        if self._private > self._limits.blocked_bytes and self._private > stream.private:
-            raise StreamFault(ErrorCode.ENHANCE_YOUR_CALM, "too much waits for the windows")
+        if self._private > self._limits.blocked_bytes:
+            self._check_bound(stream)
+        self._waiting[stream.number] = stream
         self._take_turn(stream)
+
+    def _check_bound(self, stream: Stream) -> None:
+        """C10: the answer of one call may be as large as it is, those of many may not all wait."""
+        largest = max(other.private for other in (stream, *self._waiting.values()))
+        if self._private - largest > self._limits.blocked_bytes:
+            raise StreamFault(ErrorCode.ENHANCE_YOUR_CALM, "too much waits for the windows")
 
     def end(self, stream: Stream, trailers: bytes | None) -> None:
         """Nothing more will be queued; without trailers the last DATA ends the stream."""
@@ -100,12 +109,17 @@ class Outbox:
 
     def drop(self, stream: Stream) -> None:
         """Forget what is queued."""
-        self._private -= stream.private
-        stream.private = stream.queued = 0
+        self._release(stream)
+        stream.queued = 0
         stream.queue.clear()
         if stream.in_turns:
             self._turns.remove(stream)
             stream.in_turns = False
+
+    def _release(self, stream: Stream) -> None:
+        self._private -= stream.private
+        stream.private = 0
+        self._waiting.pop(stream.number, None)
 
     # --- turns ------------------------------------------------------------------------------------------------
 
@@ -130,8 +144,7 @@ class Outbox:
             if stream.queued:
                 self._take_turn(stream)
             else:
-                self._private -= stream.private
-                stream.private = 0
+                self._release(stream)
                 if stream.trailers is not None:
                     self.headers(stream.number, stream.trailers, frames.END_STREAM)
                 done.append(stream)

@@ -7,7 +7,6 @@ import itertools
 import signal
 from collections.abc import Iterator
 
-import pytest
 from clients.program import GET, Call, Program, get
 from support.calls import Outcome
 from support.database import Database
@@ -41,12 +40,6 @@ def found(outcome: Outcome) -> str:
     assert len(answer.code) == CODE_BYTES
     assert answer.code.startswith(f"result = {int(answer.name[-6:])}\n".encode())
     return answer.name
-
-
-def skip_large_answers(engine: str) -> None:
-    """Skip what the wire engine cannot do yet."""
-    if engine == "wire":
-        pytest.skip("the wire engine resets calls beside an answer of more than AVAPD_LIMIT_BLOCKED_BYTES")
 
 
 def check_catalog(outcome: Outcome, server: Server) -> None:

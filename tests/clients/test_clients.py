@@ -14,7 +14,7 @@ from functools import cache, partial
 from pathlib import Path
 
 import pytest
-from clients.catalog import ENV, calls_until_replaced, catalog, check_catalog, found, name_of, skip_large_answers
+from clients.catalog import ENV, calls_until_replaced, catalog, check_catalog, found, name_of
 from clients.program import GET, SYNC, Program, get, in_flight
 from clients.tap import ACK, END_STREAM, GOAWAY, HEADERS, PING, Frame, Tap
 from clients.tools import cargo, installed, npm
@@ -147,7 +147,6 @@ def test_a_request_that_is_too_large_is_refused(program: Program) -> None:
 
 def test_large_answers_arrive_whole_among_small_ones(server: Server, command: list[str], engine: str) -> None:
     """Two messages of more than 16 MiB at a time, with calls on the same connection meanwhile."""
-    skip_large_answers(engine)
     with started(command, server.port) as program:
         large = [program.begin(SYNC) for _ in range(2)]
         small = in_flight((program.begin(GET, get(name_of(number))) for number in range(200)), IN_FLIGHT)
@@ -180,7 +179,6 @@ def test_cancelled_streams_leave_their_places(program: Program) -> None:
 
 def test_large_answers_that_are_cancelled_cost_nothing(server: Server, command: list[str], engine: str) -> None:
     """Ten answers of 16 MiB, given up while they come, leave room for an eleventh."""
-    skip_large_answers(engine)
     with started(command, server.port) as program:
         for _ in range(10):
             beside, large = program.begin(GET, get(name_of(1))), program.begin(SYNC)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from clients.catalog import ENV, NAMES, calls_until_replaced, catalog, check_catalog, found, name_of, skip_large_answers
+from clients.catalog import ENV, NAMES, calls_until_replaced, catalog, check_catalog, found, name_of
 from clients.program import CHECK, GET, SYNC, Call, Program, get, in_flight
 from clients.tap import GOAWAY, HEADERS, Tap
 from clients.tools import installed, wheels
@@ -156,7 +156,6 @@ def test_calls_of_all_sorts_are_not_mistaken_for_each_other(program: Program) ->
 
 def test_large_answers_arrive_whole(program: Program, server: Server, engine: str) -> None:
     """Two messages of more than 16 MiB at a time, which may come over one connection, with calls beside them."""
-    skip_large_answers(engine)
     large = [program.begin(SYNC) for _ in range(2)]
     small = in_flight((program.begin(GET, get(name_of(number))) for number in range(100)), 10)
     assert [found(outcome) for outcome in small] == [name_of(number) for number in range(100)]
@@ -179,7 +178,6 @@ def test_streams_pass_and_end_when_they_are_given_up(program: Program) -> None:
 
 def test_large_answers_that_are_cancelled_cost_nobody_anything(program: Program, engine: str) -> None:
     """Five answers of 16 MiB, given up while they come, leave room for a sixth."""
-    skip_large_answers(engine)
     for _ in range(5):
         beside, large = program.begin(GET, get(name_of(1))), program.begin(SYNC)
         assert found(beside.outcome()) == name_of(1)

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avapd.data import service as codes
-from avapd.data.service import DENIED, SERVICE, Answer, Service, unimplemented
+from avapd.data.service import DENIED, NOT_FOUND, SERVICE, Service, unimplemented
 from avapd.pb.avap_pb2 import CatalogResponse, CommandRequest, CommandResponse
 from avapd.shared import memory
 from avapd.shared.board import METHODS, STATUS_OF_CODE
 from avapd.shared.snapshot import View, pack
+from avapd.wire.grpc import INTERNAL, OK, RESOURCE_EXHAUSTED, UNAVAILABLE, UNIMPLEMENTED, Answer
 
 NAMES = ("addVar", "ñ日本", "x" * 200)
 
@@ -58,13 +58,13 @@ def test_a_definition_is_answered_by_its_name(service: Service, name: str) -> No
     for request in requests:
         answer = service.get_command(request)
         assert (answer.code, answer.message) == (0, "")
-        assert CommandResponse.FromString(answer.payload).name == name
+        assert CommandResponse.FromString(bytes(answer.payload)).name == name
 
 
 @pytest.mark.parametrize("name", ["", "missing", "addvar", "addVar ", "addVa", "addVarr", "\0", "a\nb", "'", "ñ"])
 def test_an_unknown_name_is_not_found_and_named(service: Service, name: str) -> None:
     """NOT_FOUND with the contract's words; names are exact."""
-    assert get(service, name) == (5, f"Command '{name}' not found", b"")
+    assert get(service, name) == Answer(5, f"Command '{name}' not found", b"")
 
 
 def test_a_long_name_is_cut_in_the_message(service: Service) -> None:
@@ -80,7 +80,7 @@ def test_a_long_name_is_cut_in_the_message(service: Service) -> None:
 )
 def test_what_is_no_request_is_an_internal_error_that_says_so(service: Service, request_: bytes) -> None:
     """INTERNAL by the contract, and no stack trace."""
-    assert service.get_command(request_) == (13, "Request is not a valid avap.CommandRequest", b"")
+    assert service.get_command(request_) == Answer(13, "Request is not a valid avap.CommandRequest", b"")
 
 
 def test_the_catalog_is_answered_whole(service: Service) -> None:
@@ -88,15 +88,17 @@ def test_the_catalog_is_answered_whole(service: Service) -> None:
     for request in (b"", b"\x0a\x03abc", b"\x10\x01"):
         answer = service.sync_catalog(request)
         assert answer.code == 0
-        catalog = CatalogResponse.FromString(answer.payload)
+        catalog = CatalogResponse.FromString(bytes(answer.payload))
         assert [command.name for command in catalog.commands] == sorted(NAMES)
-        assert (catalog.total_count, catalog.version_hash) == (3, service.view.version_hash if service.view else "")
+        assert (catalog.total_count, catalog.version_hash) == Answer(
+            3, service.view.version_hash if service.view else ""
+        )
 
 
 @pytest.mark.parametrize("request_", [b"\x0a", b"\xff", b"\x0c", b"\x0a\x05ab"])
 def test_what_is_no_empty_is_an_internal_error(service: Service, request_: bytes) -> None:
     """It names the message it is not."""
-    assert service.sync_catalog(request_) == (13, "Request is not a valid avap.Empty", b"")
+    assert service.sync_catalog(request_) == Answer(13, "Request is not a valid avap.Empty", b"")
 
 
 def test_without_a_catalog_everything_is_unavailable() -> None:
@@ -108,7 +110,7 @@ def test_without_a_catalog_everything_is_unavailable() -> None:
         service.sync_catalog(b""),
         service.sync_catalog(b"\xff"),
     ):
-        assert answer == (14, "No catalog loaded yet", b"")
+        assert answer == Answer(14, "No catalog loaded yet", b"")
 
 
 def test_an_empty_catalog_is_a_catalog() -> None:
@@ -118,7 +120,7 @@ def test_an_empty_catalog_is_a_catalog() -> None:
     service.swap(view)
     answer = service.sync_catalog(b"")
     assert answer.code == 0
-    assert len(CatalogResponse.FromString(answer.payload).commands) == 0
+    assert len(CatalogResponse.FromString(bytes(answer.payload)).commands) == 0
     assert get(service, "a").code == 5
     view.close()
 
@@ -149,8 +151,8 @@ def test_a_swap_changes_every_answer_at_once() -> None:
     assert service.swap(two) is one
     one.close()
     assert get(service, "a").code == 5
-    assert CommandResponse.FromString(get(service, "b").payload).code == b"new"
-    assert CatalogResponse.FromString(service.sync_catalog(b"").payload).version_hash == two.version_hash
+    assert CommandResponse.FromString(bytes(get(service, "b").payload)).code == b"new"
+    assert CatalogResponse.FromString(bytes(service.sync_catalog(b"").payload)).version_hash == two.version_hash
     two.close()
 
 
@@ -173,20 +175,20 @@ def test_methods_and_codes_have_their_places_on_the_board() -> None:
     assert set(Service(1).methods) < set(METHODS)
     assert SERVICE == "avap.DefinitionEngine"
     for code in (
-        codes.OK,
-        codes.NOT_FOUND,
-        codes.RESOURCE_EXHAUSTED,
-        codes.UNIMPLEMENTED,
-        codes.INTERNAL,
-        codes.UNAVAILABLE,
+        OK,
+        NOT_FOUND,
+        RESOURCE_EXHAUSTED,
+        UNIMPLEMENTED,
+        INTERNAL,
+        UNAVAILABLE,
     ):
         assert code in STATUS_OF_CODE
-    assert DENIED == (16, "Invalid Credentials", b"")
+    assert Answer(16, "Invalid Credentials", b"") == DENIED
 
 
 def test_an_unknown_method_is_named_and_cut() -> None:
     """UNIMPLEMENTED; a path of any length makes a short message."""
-    assert unimplemented("/avap.DefinitionEngine/getCommand") == (
+    assert unimplemented("/avap.DefinitionEngine/getCommand") == Answer(
         12,
         "Method '/avap.DefinitionEngine/getCommand' not found",
         b"",

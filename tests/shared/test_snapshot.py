@@ -163,7 +163,7 @@ def test_a_catalog_larger_than_a_chunk_is_whole() -> None:
     assert sum(map(len, messages)) > 3 << 20
     with viewed(definitions) as view:
         assert [message for _, message in view.messages()] == messages
-        assert CatalogResponse.FromString(view.answer()).total_count == 60
+        assert CatalogResponse.FromString(bytes(view.answer())).total_count == 60
 
 
 def test_names_that_share_a_slot_are_told_apart() -> None:

@@ -230,9 +230,9 @@ def test_a_mebibyte_of_small_headers_is_refused(server: Server, eager: bool) -> 
 
 
 def test_grpcio_with_a_key_of_a_mebibyte(calls: Calls) -> None:
-    """The same through an ordinary client."""
+    """The same through an ordinary client: RESOURCE_EXHAUSTED, or the end of its connection (CVE-2024-27316)."""
     outcome = calls.call("/avap.DefinitionEngine/GetCommand", KNOWN, (("x-avap-auth", "k" * MIB),))
-    assert outcome.code == 8
+    assert outcome.code in {8, 14}
 
 
 # --- calls that no client makes -----------------------------------------------------------------------------

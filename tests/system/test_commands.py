@@ -127,16 +127,18 @@ def test_shell_completion_completes() -> None:
 
 def test_settings_is_a_table_of_all_settings() -> None:
     """Markdown: one row for each declaration, with its variable and default, and no secret of the environment."""
-    ran = run("settings", API_KEY="canary-key-0123456789", DATABASE_URL="postgresql://u:canary@h/d")
-    assert ran.code == 0
-    lines = ran.out.strip().splitlines()
-    assert re.fullmatch(r"\|( ?:?-+:? ?\|)+", lines[1])
-    assert len(lines) == 2 + len(config.settings())
+    lines: list[str] = []
+    for more in ([], ["--limits"]):
+        ran = run("settings", *more, API_KEY="canary-key-0123456789", DATABASE_URL="postgresql://u:canary@h/d")
+        assert ran.code == 0
+        assert re.fullmatch(r"\|( ?:?-+:? ?\|)+", ran.out.splitlines()[1])
+        assert "canary" not in ran.out
+        lines += ran.out.strip().splitlines()
+    assert len(lines) == 4 + len(config.settings())
     columns = {line.replace("\\|", "").count("|") for line in lines}
     assert len(columns) == 1
     for setting in config.settings().values():
         assert sum(f"`{setting.variables[0]}`" in line.split("|")[1] for line in lines) == 1
-    assert "canary" not in ran.out
 
 
 # --- get, list, sync, health --------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from avapd.pb import avap_pb2
 from avapd.shared import board, memory, snapshot
 from avapd.shared.board import Board, State
 from avapd.shared.channel import Ack, Adopt, Booted, Drain, Keys, Load, Message, Reject, Release, Start
+from avapd.wire.limits import Limits
 
 
 def arena(generation: int, names: list[str], *, seal: bool = True) -> tuple[int, int]:
