@@ -111,7 +111,7 @@ class Connection:
         except Exception as error:  # noqa: BLE001  # a defect of ours must not leave the connection half dead
             self._application.failed(b"", error)
             self._fail(ErrorCode.INTERNAL_ERROR, "internal error")
-        if self._session.lifetime.phase is Phase.LEFT and not self._session.streams.open:
+        if self._session.over:
             self._end()
 
     def _greet(self, data: bytes) -> None:
@@ -191,6 +191,8 @@ class Connection:
             if fresh:
                 self._begin_fresh()
             session.frame(word & 255, flags, number & MAX_ID, data[at + HEAD_BYTES : stop])
+            if session.over:  # the octets that follow are too late, however they were cut
+                return
             work += self._slow_work + outbox.volume
             outbox.volume = 0
             plain = session.plain

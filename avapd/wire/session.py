@@ -265,6 +265,11 @@ class Session:
 
     # --- output and good-bye ----------------------------------------------------------------------------------
 
+    @property
+    def over(self) -> bool:
+        """The good-bye is said, and every call answered."""
+        return self.lifetime.phase is Phase.LEFT and not self.streams.open
+
     def pump(self) -> None:
         """One turn of DATA for the streams that may send."""
         for stream in self.outbox.pump():
