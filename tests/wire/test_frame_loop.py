@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from wire.application import ECHO, LARGE, WATCH
-from wire.conversations import FEW, Script, block, conversations, said, same
+from wire.conversations import FEW, FOUND, Script, block, conversations, said, same
 from wire.peer import Peer
 from wire.raw import data, fields, framed, headers, literals, ping, priority, window_update
 
@@ -55,7 +55,7 @@ FINALES = {
 }
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, phases=FOUND)
 @given(
     segments=conversations(),
     cuts=st.lists(st.integers(0, 1 << 20), max_size=6),

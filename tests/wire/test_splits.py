@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wire.conversations import ENDINGS, FEW, conversations, recorded, said, same
+from wire.conversations import ENDINGS, FEW, FOUND, conversations, recorded, said, same
 
 from avapd.wire.connection import Connection
 from avapd.wire.limits import Limits
@@ -27,7 +27,7 @@ def test_every_byte_alone_gives_the_same_output(ending: str, limits: Limits) -> 
     same(whole, said(Connection, limits, [], segments, list(range(max(map(len, segments))))))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, phases=FOUND)
 @given(cuts=CUTS, ending=st.sampled_from(list(ENDINGS)), limits=LIMITS)
 def test_any_split_of_the_recorded_conversation_gives_the_same_output(
     cuts: list[int], ending: str, limits: Limits
@@ -37,7 +37,7 @@ def test_any_split_of_the_recorded_conversation_gives_the_same_output(
     same(said(Connection, limits, [], segments, []), said(Connection, limits, [], segments, cuts))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100, deadline=None, phases=FOUND)
 @given(segments=conversations(), cuts=CUTS, limits=LIMITS)
 def test_any_split_gives_the_same_output(segments: list[bytes], cuts: list[int], limits: Limits) -> None:
     """So does any conversation."""
