@@ -323,7 +323,7 @@ def test_c5_the_other_primitives_end_the_connection(case: str, path: bytes) -> N
 
 @pytest.mark.parametrize(("path", "seconds"), [(WATCH, 299.0), (None, 7199.0)], ids=["with a call", "idle"])
 def test_c6_two_strikes(path: bytes | None, seconds: float) -> None:
-    """C6: PINGs under 5 min apart with a call open, or under 2 h without, are a strike; the third ends it all."""
+    """C6, B38: PINGs under 5 min apart with a call open, or under 2 h without, are a strike; the third ends all."""
     peer = small(idle_seconds=1e9, age_seconds=1e9, keepalive_seconds=1e9)
     if path:
         ask(peer, path)
