@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import signal
@@ -21,9 +22,16 @@ from avapd.config import ENGINES
 
 pytestmark = pytest.mark.timeout(600)  # the first run builds the client
 
-NAME = "command_000003"
-# grpc-go pings every ten seconds at most; two pings.
-KEEPALIVE_SECONDS = 21
+NAME, BIG = "addVar", "command_000003"
+# grpc-go pings after each call, and every ten seconds, never more often: three pings, and with one strike allowed the
+# third may be too many.
+IDLE_SECONDS = 21
+# Servers with an idle connection that pings: by which engine, with which limits.
+IDLE: dict[str, dict[str, str]] = {
+    "allowed": {"AVAPD_ENGINE": "wire", "AVAPD_LIMIT_PING_STRIKES": "1", "AVAPD_LIMIT_PING_IDLE_SECONDS": "9"},
+    "too often": {"AVAPD_ENGINE": "wire", "AVAPD_LIMIT_PING_STRIKES": "1"},
+    "grpcio": {"AVAPD_ENGINE": "grpcio"},
+}
 Line = dict[str, Any]
 
 
@@ -37,6 +45,7 @@ def database(postgres_url: str) -> Iterator[Database]:
     """A catalog of 17 MiB: more than any window of HTTP/2, or limit of a client, takes at once."""
     made = Database(postgres_url)
     made.insert_many(17, 1 << 20)
+    made.insert([(NAME, "[]", "function", "x = 1\n")])
     yield made
     made.drop()
 
@@ -50,7 +59,8 @@ def server(request: pytest.FixtureRequest, client: Path, database: Database) -> 
 
 def start(client: Path, server: Server, scenario: str, **options: object) -> subprocess.Popen[str]:
     flags = [f"-{name}={value}" for name, value in options.items()]
-    command = [str(client), f"-address=127.0.0.1:{server.port}", f"-key={KEY}", f"-name={NAME}", *flags, scenario]
+    command = [str(client), f"-address=127.0.0.1:{server.port}", f"-key={KEY}", f"-name={NAME}", f"-big={BIG}"]
+    command += [*flags, scenario]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -69,15 +79,20 @@ def run(client: Path, server: Server, scenario: str, **options: object) -> dict[
     return {line["step"]: line for line in lines_of(start(client, server, scenario, **options))}
 
 
-@pytest.fixture(scope="module")
-def idle(client: Path, server: Server) -> Iterator[subprocess.Popen[str]]:
-    """A connection that idles, with keepalive, while the other tests run."""
-    with start(client, server, "keepalive", seconds=KEEPALIVE_SECONDS) as process:
-        yield process
-        process.kill()
+@pytest.fixture(scope="module", autouse=True)
+def idle(client: Path, database: Database) -> Iterator[dict[str, subprocess.Popen[str]]]:
+    """Connections that idle, with keepalive, while the other tests run."""
+    processes = {}
+    with contextlib.ExitStack() as stack:
+        for name, env in IDLE.items():
+            server = stack.enter_context(Server(database.reader_url, env={"AVAPD_WORKERS": "1", **env}))
+            server.wait_serving()
+            processes[name] = stack.enter_context(start(client, server, "keepalive", seconds=IDLE_SECONDS))
+            stack.callback(processes[name].kill)
+        yield processes
 
 
-def test_calls_end_as_the_contract_says(client: Path, server: Server, idle: subprocess.Popen[str]) -> None:
+def test_calls_end_as_the_contract_says(client: Path, server: Server) -> None:
     """A hit, a miss, wrong keys and unknown methods have their status and message; one connection bears them all."""
     lines = run(client, server, "calls", count=4000)
     with server.calls() as calls:
@@ -96,8 +111,8 @@ def test_calls_end_as_the_contract_says(client: Path, server: Server, idle: subp
     assert (many["codes"], many["dials"], many["goaways"]) == ({"OK": 4000}, 1, [])
 
 
-def test_a_catalog_of_17_mib_arrives_whole(client: Path, server: Server, idle: subprocess.Popen[str]) -> None:
-    """In windows that grow by grpc-go's probes and in the smallest ones, while small calls go on beside it."""
+def test_a_large_catalog_arrives_whole(client: Path, server: Server) -> None:
+    """17 MiB, in windows that grow by grpc-go's probes and in the smallest ones; small calls go on beside it."""
     process = start(client, server, "large")
     with server.calls() as calls:
         payload = calls.sync().payload
@@ -110,7 +125,7 @@ def test_a_catalog_of_17_mib_arrives_whole(client: Path, server: Server, idle: s
     assert [(list(line["codes"]), line["dials"], line["goaways"]) for line in beside] == [(["OK"], 1, [])] * 2
 
 
-def test_health_is_watched(client: Path, server: Server, idle: subprocess.Popen[str]) -> None:
+def test_health_is_watched(client: Path, server: Server) -> None:
     """A Watch tells its status once and stays open, of unknown names too, until the client gives it up."""
     lines = run(client, server, "watch", seconds=0.5)
     for service, status in (("", "SERVING"), ("avap.DefinitionEngine", "SERVING"), ("nothing", "SERVICE_UNKNOWN")):
@@ -121,7 +136,7 @@ def test_health_is_watched(client: Path, server: Server, idle: subprocess.Popen[
     assert (check["code"], check["statuses"], check["dials"], check["goaways"]) == ("OK", ["SERVING"], 1, [])
 
 
-def test_calls_are_given_up(client: Path, server: Server, idle: subprocess.Popen[str]) -> None:
+def test_calls_are_given_up(client: Path, server: Server) -> None:
     """Answers given up at any moment cost neither the connection nor the calls after them."""
     lines = run(client, server, "cancel", count=80)
     assert set(lines["given up"]["codes"]) <= {"Canceled", "OK"}
@@ -130,7 +145,7 @@ def test_calls_are_given_up(client: Path, server: Server, idle: subprocess.Popen
     assert (after["code"], after["dials"], after["goaways"]) == ("OK", 1, [])
 
 
-def test_deadlines(client: Path, server: Server, idle: subprocess.Popen[str]) -> None:
+def test_deadlines(client: Path, server: Server) -> None:
     """Calls with fixed, drifting and inherited deadlines are served; those too short end by the clock, not before."""
     lines = run(client, server, "deadlines", count=4000)
     served = {step: lines[step]["codes"] for step in ("fixed", "drifting", "inherited")}
@@ -144,16 +159,9 @@ def test_deadlines(client: Path, server: Server, idle: subprocess.Popen[str]) ->
     assert (after["code"], after["dials"], after["goaways"]) == ("OK", 1, [])
 
 
-def test_a_kubelet_probes(client: Path, server: Server, idle: subprocess.Popen[str]) -> None:
+def test_a_kubelet_probes(client: Path, server: Server) -> None:
     """A new connection for each Check, a second for each: all succeed."""
     assert run(client, server, "probe", count=200)["probe"]["codes"] == {"OK": 200}
-
-
-def test_an_idle_connection_is_kept_alive(idle: subprocess.Popen[str]) -> None:
-    """Pings without any call are answered and not held against the client, and the connection serves after them."""
-    before, after = lines_of(idle)
-    assert (before["code"], after["code"]) == ("OK", "OK")
-    assert (after["dials"], after["goaways"], after["acks"]) == (1, [], KEEPALIVE_SECONDS // 10)
 
 
 def test_no_call_is_lost_when_workers_are_replaced(client: Path, server: Server) -> None:
@@ -169,3 +177,12 @@ def test_no_call_is_lost_when_workers_are_replaced(client: Path, server: Server)
     assert [list(line["codes"]) for line in lines] == [["OK"]] * 4
     assert all(line["dials"] >= 2 and line["goaways"] for line in lines), lines
     assert {goaway for line in lines for goaway in line["goaways"]} <= {"0 "}
+
+
+def test_an_idle_connection_is_kept_alive(idle: dict[str, subprocess.Popen[str]]) -> None:
+    """Pings without a call are answered; no oftener than allowed, they cost the client nothing, else it is told so."""
+    for name, process in idle.items():
+        before, after = lines_of(process)
+        assert (before["code"], after["code"]) == ("OK", "OK"), name
+        expected = (2, ["11 too_many_pings"]) if name == "too often" else (1, [])
+        assert (after["dials"], after["goaways"], after["acks"]) == (*expected, IDLE_SECONDS // 10), name

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
@@ -24,7 +25,8 @@ import (
 var (
 	address = flag.String("address", "", "host:port of the server")
 	key     = flag.String("key", "", "the right key")
-	name    = flag.String("name", "", "a definition that is there")
+	name    = flag.String("name", "", "a small definition")
+	big     = flag.String("big", "", "a large one")
 	count   = flag.Int("count", 1000, "calls of a round")
 	seconds = flag.Float64("seconds", 1, "how long to hold something")
 )
@@ -32,6 +34,7 @@ var (
 var scenarios = map[string]func(){
 	"calls":       calls,
 	"large":       large,
+	"crowd":       crowd,
 	"watch":       watch,
 	"cancel":      cancel,
 	"deadlines":   deadlines,
@@ -123,20 +126,29 @@ func ended(step string, began time.Time, payload []byte, err error) line {
 	}
 }
 
-// round makes calls in `lanes` goroutines and counts their codes.
+// round makes calls in `lanes` goroutines and counts how they end: by code, and by message where a test expects none.
 func round(lanes, each int, call func(lane, number int) error) map[string]int {
-	codes := make([]map[string]int, lanes)
+	ends := make([]map[string]int, lanes)
 	var group sync.WaitGroup
 	for lane := range lanes {
-		codes[lane] = map[string]int{}
+		ends[lane] = map[string]int{}
 		group.Go(func() {
 			for number := range each {
-				codes[lane][status.Code(call(lane, number)).String()]++
+				ends[lane][outcome(call(lane, number))]++
 			}
 		})
 	}
 	group.Wait()
-	return sum(codes)
+	return sum(ends)
+}
+
+func outcome(err error) string {
+	switch code := status.Code(err); code {
+	case codes.OK, codes.Canceled, codes.DeadlineExceeded:
+		return code.String()
+	default:
+		return status.Convert(err).String()
+	}
 }
 
 func sum(parts []map[string]int) map[string]int {

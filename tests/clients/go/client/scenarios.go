@@ -59,12 +59,14 @@ func calls() {
 	tell(tap.seen(line{Step: "many", Codes: codes}))
 }
 
-// large: the catalog three times, with windows that grow and with windows that do not, and small calls beside it.
+// How much a client lets a server send: as grpc-go measures the path, or never more than HTTP/2 begins with.
+var windows = map[string][]grpc.DialOption{
+	"growing":  nil,
+	"smallest": {grpc.WithStaticStreamWindowSize(65535), grpc.WithStaticConnWindowSize(65535)},
+}
+
+// large: the catalog three times, and small calls beside it.
 func large() {
-	windows := map[string][]grpc.DialOption{
-		"growing":  nil,
-		"smallest": {grpc.WithStaticStreamWindowSize(65535), grpc.WithStaticConnWindowSize(65535)},
-	}
 	for step, options := range windows {
 		conn, tap := connect(options...)
 		ctx := authorized(context.Background())
@@ -74,7 +76,7 @@ func large() {
 			codes := map[string]int{}
 			for first := true; first || !done.Load(); first = false {
 				_, err := get(ctx, conn, *name)
-				codes[ended("", time.Time{}, nil, err).Code]++
+				codes[outcome(err)]++
 			}
 			small <- codes
 		}()
@@ -85,6 +87,19 @@ func large() {
 		}
 		done.Store(true)
 		tell(tap.seen(line{Step: step + " beside", Codes: <-small}))
+		conn.Close()
+	}
+}
+
+// crowd: many large answers at once on one connection.
+func crowd() {
+	for step, options := range windows {
+		conn, tap := connect(options...)
+		codes := round(lanes, *count/lanes, func(_, _ int) error {
+			_, err := get(authorized(context.Background()), conn, *big)
+			return err
+		})
+		tell(tap.seen(line{Step: step, Codes: codes}))
 		conn.Close()
 	}
 }
@@ -208,7 +223,7 @@ func reload() {
 			defer conn.Close()
 			for n := 0; !stopped.Load(); n++ {
 				_, err := get(authorized(context.Background()), conn, *name)
-				codes[i][ended("", time.Time{}, nil, err).Code]++
+				codes[i][outcome(err)]++
 				if n == 100 {
 					tell(tap.seen(line{Step: "running"}))
 				}
