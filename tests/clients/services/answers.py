@@ -30,7 +30,7 @@ def finish(call: Call, code: int, message: str, trailers: Sequence[Field], heade
     status = [*grpc._status_fields(code, message), *trailers]
     outcome = calls._application.outcome(stream.head.path, code)
     call.ended = True
-    if stream.queue is None:
+    if not stream.headed:
         calls._answer(stream, grpc.Response(outcome, encode([*_HEAD, *headers, *status])))
     else:
         stream.outcome = outcome
