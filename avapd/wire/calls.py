@@ -288,8 +288,10 @@ class Calls:
         outcome = self._application.outcome(stream.head.path, code)
         if not stream.headed:
             self._answer(stream, grpc.trailers_only(code, message, outcome, *more), reset)
+        elif stream.queued:  # trailers behind half a message would be read as INTERNAL
+            self.reset(stream, ErrorCode.CANCEL, code)
+            return
         else:
-            self._outbox.drop(stream)
             stream.outcome = outcome
             self._outbox.headers(stream.number, grpc.trailers(code, message), frames.END_STREAM)
             self.written(stream, reset)
