@@ -11,6 +11,7 @@ from typing import Final
 from avapd.log import Log
 
 ENOUGH_FILES: Final = 65_536
+_RECEIVE_BYTES: Final = 64 << 10  # the kernel takes twice as much, and fills half of it with octets
 
 
 def pin(cpu: int, log: Log) -> None:
@@ -36,7 +37,12 @@ def open_files() -> int:
 
 
 def tune(listener: socket.socket) -> None:
-    """Options that accepted connections inherit: no Nagle delay, dead peers noticed within about 30 s."""
+    """Options that accepted connections inherit: no Nagle delay, dead peers noticed within about 30 s, small reads.
+
+    uvloop reads up to 256 KB at once, and what one turn cannot answer has to be kept: requests are small, so the
+    kernel's buffer may be, and a flood stays there.
+    """
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BYTES)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     for option, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 30_000)):

@@ -96,10 +96,10 @@ class Account:
             if self._tiny > self._limits.tiny_frames:
                 raise calm("windows force tiny frames")
 
-    def window_update(self, sent: int, calls: int) -> None:
-        """C12: a WINDOW_UPDATE, after so many frames sent and calls begun."""
+    def window_update(self, use: int) -> None:
+        """C12: a WINDOW_UPDATE, after so much honest use."""
         self._updates += 1
-        if self._updates > self._limits.window_updates + 10 * (sent + calls):
+        if self._updates > self._limits.window_updates + 10 * use:
             raise calm("too many WINDOW_UPDATE")
 
     def empty_data(self) -> None:
@@ -108,10 +108,10 @@ class Account:
         if self._empty > self._limits.empty_data:
             raise calm("too many empty DATA frames")
 
-    def odd_frame(self, calls: int) -> None:
+    def odd_frame(self, use: int) -> None:
         """C17: PRIORITY, or a frame of an unknown type."""
         self._odd += 1
-        if self._odd > self._limits.priorities * (1 + calls):
+        if self._odd > self._limits.priorities * (1 + use):
             raise calm("too many PRIORITY or unknown frames")
 
     def glitch(self) -> bool:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import inf
-from typing import Final
+from typing import Final, TypeVar
 
 from avapd.wire import frames, grpc
 from avapd.wire.account import Account
@@ -28,6 +28,8 @@ from avapd.wire.limits import Limits
 from avapd.wire.states import Stream, Streams
 from avapd.wire.windows import Outbox
 
+T = TypeVar("T")
+
 _FAILED: Final = Answer(grpc.UNKNOWN, "The handler failed")
 _LATE: Final = "Deadline Exceeded"
 _SLOW: Final = "The request was not complete in time"
@@ -39,7 +41,7 @@ class Calls:
     """The calls of one connection. `finished` collects the outcome of each that ended; the caller empties it."""
 
     __slots__ = (
-        "_account", "_application", "_held", "_limits", "_now", "_outbox", "_streams", "begun", "finished", "on_output",
+        "_account", "_application", "_held", "_limits", "_now", "_outbox", "_streams", "finished", "on_output",
         "wake_at",
     )  # fmt: skip
 
@@ -53,7 +55,6 @@ class Calls:
         self._account = account
         self._held = 0
         self._now = 0.0
-        self.begun = 0
         self.finished: list[int] = []
         self.wake_at = inf  # no call needs `expire` before
         self.on_output: Callable[[], None] = _nothing
@@ -64,7 +65,6 @@ class Calls:
         """A request's headers have come."""
         head, _, timeout = known
         self._now = now
-        self.begun += 1
         method = head.method
         if head.early is not None and not (ended and head.length > 0):
             self._outbox.whole(number, 0, head.early)  # HEADERS alone: nothing can stand in the way
@@ -165,7 +165,7 @@ class Calls:
         if method.kind is Kind.UNARY:
             self._answer(stream, self._ask(head, method, request))
             return
-        message = _only(request, head, self._limits.request_bytes)
+        message = self._only(request, head)
         stream.call = Call(self, stream)
         stream.expires = inf
         self._tell(stream, method.begin, stream.call, message)
@@ -183,12 +183,17 @@ class Calls:
 
     def _ask(self, head: Head, method: Method, request: bytes) -> Response:
         """Call a unary method. Raises Refused."""
-        message = _only(request, head, self._limits.request_bytes)
+        message = self._only(request, head)
         answer = self._serve(head, method, message)
         response = grpc.response(answer, self._application.outcome(head.path, answer.code), gzip=head.gzip)
         if answer is not _FAILED and head.memo is not None and not request[0]:
             head.memo.offer(request, response)
         return response
+
+    def _only(self, request: bytes, head: Head) -> bytes:
+        if request[:1] > b"\0":  # C19: what is decompressed counts as work of this turn
+            self._outbox.volume += self._limits.request_bytes
+        return grpc.only(request, head.encoding, self._limits.request_bytes)
 
     def answer(self, number: int, response: Response, now: float) -> None:
         """Answer a call, begun and complete, whose response does not fit the windows now."""
@@ -199,11 +204,7 @@ class Calls:
 
     def _converse(self, stream: Stream, method: Method) -> None:
         stream.call = Call(self, stream)
-        self._tell(stream, self._meet, stream.call, method)
-
-    @staticmethod
-    def _meet(call: Call, method: Method) -> None:
-        call.receiver = method.converse(call)
+        stream.call.receiver = self._tell(stream, method.converse, stream.call)
 
     def _converse_more(self, stream: Stream, call: Call, payload: bytes) -> None:
         """Octets of a bidirectional call: every whole message is handed on."""
@@ -215,6 +216,7 @@ class Calls:
             length = grpc.declared(buffer, at, stream.head.encoding, limit)
             if len(buffer) - at < grpc.PREFIX + length:
                 break
+            self._outbox.volume += limit if buffer[at] else 0
             message = grpc.message_at(buffer, at, length, limit)
             at += grpc.PREFIX + length
             self._tell(stream, call.receiver.message, message)
@@ -239,7 +241,7 @@ class Calls:
             self._application.failed(head.path, error)
             return _FAILED
 
-    def _tell(self, stream: Stream, function: Callable[..., object], *arguments: object) -> object:
+    def _tell(self, stream: Stream, function: Callable[..., T], *arguments: object) -> T | None:
         """Call the application's end of a streaming call; what it raises ends that call alone."""
         try:
             return function(*arguments)
@@ -278,7 +280,6 @@ class Calls:
         self.finished.append(outcome)
         if not ended:  # the rest of the request is not wanted (B2)
             self._streams.close_early(number)
-            self._account.control()
             self._outbox.out.append(frames.rst_stream(number, code))
 
     def _refuse(
@@ -385,18 +386,3 @@ class Calls:
 
 def _nothing() -> None:
     return
-
-
-def _only(request: bytes, head: Head, limit: int) -> bytes:
-    """The one message of a whole request. Raises Refused (B12 to B20)."""
-    if not request:
-        raise Refused(grpc.UNIMPLEMENTED, "The call ended before its message")
-    if len(request) < grpc.PREFIX:
-        raise Refused(grpc.INTERNAL, "The request ended inside a message")
-    length = grpc.declared(request, 0, head.encoding, limit)
-    rest = len(request) - grpc.PREFIX - length
-    if rest < 0:
-        raise Refused(grpc.INTERNAL, "The request ended inside a message")
-    if rest:
-        raise Refused(grpc.UNIMPLEMENTED, "More than one request message")
-    return grpc.message_at(request, 0, length, limit)

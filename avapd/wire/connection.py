@@ -31,6 +31,7 @@ from avapd.wire.session import CREDIT, Session
 # A call on the fast path costs its octets and this many, as the quantum of a turn counts.
 _CALL_WORK: Final = 64
 _MISS_WORK: Final = 1_024
+_OCTET_WORK: Final = 16  # of a header block: decoding takes its time
 _TOO_LARGE: Final = MAX_FRAME + 1 << 8  # a frame's length and type
 # Streams above this number: time for a new connection, before the numbers run out (A9).
 _OLD: Final = 1 << 30
@@ -51,8 +52,7 @@ class Connection:
         self._application = routes.application
         self._session = session = Session(routes, now, jitter)
         self._fresh: dict[int, Known] = {}
-        self._kept: list[bytes] = []  # what came after the last whole frame,
-        self._kept_size = 0
+        self._kept = bytearray()  # what came after the last whole frame,
         self._need = len(PREFACE)  # and how much of it makes the next one
         self._greeted = False  # the preface has come
         self._slow_work = limits.write_bytes // limits.quantum_frames
@@ -71,8 +71,8 @@ class Connection:
             return
         self._session.now = self._session.lifetime.heard = now
         if self._kept:
-            self._keep(data)
-            if self.pending or self._kept_size < self._need:
+            self._kept += data
+            if self.pending or len(self._kept) < self._need:
                 return
             data = self._whole()
         self._run(data)
@@ -84,14 +84,9 @@ class Connection:
             self._session.now = now
             self._run(self._whole())
 
-    def _keep(self, data: bytes) -> None:
-        self._kept.append(data)
-        self._kept_size += len(data)
-
     def _whole(self) -> bytes:
-        data = b"".join(self._kept)
+        data = bytes(self._kept)
         self._kept.clear()
-        self._kept_size = 0
         return data
 
     def _run(self, data: bytes) -> None:
@@ -120,7 +115,7 @@ class Connection:
         if begin != PREFACE[: len(begin)]:
             self._end()
         elif len(begin) < len(PREFACE):
-            self._keep(data)
+            self._kept += data
         else:
             self._greeted = True
             self._frames(data[len(PREFACE) :])
@@ -160,7 +155,8 @@ class Connection:
                             at = stop
                             continue
                         if self._complete(number, head, request):
-                            work += _MISS_WORK
+                            work += _MISS_WORK + outbox.volume
+                            outbox.volume = 0
                             at = stop
                             continue
                     elif number in early:
@@ -182,7 +178,7 @@ class Connection:
                         fresh[number] = known
                     else:
                         self._open(number, block, known)
-                        work += _MISS_WORK
+                        work += _MISS_WORK + (0 if known else _OCTET_WORK * len(block))
                     at = stop
                     continue
             frames.check_size(word >> 8)
@@ -193,7 +189,7 @@ class Connection:
             session.frame(word & 255, flags, number & MAX_ID, data[at + HEAD_BYTES : stop])
             if session.over:  # the octets that follow are too late, however they were cut
                 return
-            work += self._slow_work + outbox.volume
+            work += self._slow_work + outbox.volume + (_OCTET_WORK * (word >> 8) if word & 255 else 0)
             outbox.volume = 0
             plain = session.plain
             at = stop
@@ -201,7 +197,7 @@ class Connection:
             self._begin_fresh()
         self.pending = work >= quantum and end > at
         if end > at:
-            self._keep(data[at:])
+            self._kept += data[at:]
             self._need = HEAD_BYTES if end - at < HEAD_BYTES else HEAD_BYTES + (read(data, at)[0] >> 8)
 
     def _open(self, number: int, block: bytes, known: Known | None) -> None:
@@ -214,8 +210,14 @@ class Connection:
         session.streams.highest = number
         if known is None:
             return
-        if known[0].waits:
+        head = known[0]
+        if head.waits:
             self._fresh[number] = known
+        elif head.early is not None:
+            session.outbox.sent += 1
+            self.out.append(number.to_bytes(4, "big").join(head.early_parts))
+            self.finished.append(head.early.outcome)
+            session.streams.close_early(number)
         else:
             session.calls.begin(number, known, session.now, ended=False)
 

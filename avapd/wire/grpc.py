@@ -154,6 +154,12 @@ class Response:
                 self.parts = (*before, message + trailers_head(trailers), trailers)
 
 
+def unwanted(response: Response) -> tuple[bytes, ...]:
+    """The parts of a response that comes before its request has ended: RST_STREAM(NO_ERROR) follows (B2)."""
+    *before, last = response.parts
+    return *before, last + frames.head(4, frames.RST_STREAM, 0), int(ErrorCode.NO_ERROR).to_bytes(4, "big")
+
+
 def trailers_head(block: bytes) -> bytes:
     """The first five octets of the HEADERS frame that ends a stream."""
     return frames.head(len(block), frames.HEADERS, frames.END_HEADERS | frames.END_STREAM)
@@ -190,7 +196,7 @@ def response(answer: Answer, outcome: int, *, gzip: bool = False) -> Response:
 
 def plain(status: bytes, text: bytes, *, body: bool = True) -> Response:
     """An HTTP answer to what is no gRPC call; without a body for HEAD."""
-    fields = [(b":status", status), (b"content-type", b"text/plain; charset=utf-8"), (b"allow", b"POST")]
+    fields = [(b":status", status), (b"content-type", b"text/plain"), (b"allow", b"POST")]
     return Response(-1, encode(fields if status == b"405" else fields[:2]), (text,) if body else ())
 
 
@@ -254,6 +260,21 @@ def message_at(buffer: bytes | bytearray, at: int, length: int, limit: int) -> b
     return inflated(body, limit) if buffer[at] else body
 
 
+def only(request: bytes, encoding: bytes, limit: int) -> bytes:
+    """The one message of a whole request. Raises Refused (B12 to B20)."""
+    if not request:
+        raise Refused(UNIMPLEMENTED, "The call ended before its message")
+    if len(request) < PREFIX:
+        raise Refused(INTERNAL, "The request ended inside a message")
+    length = declared(request, 0, encoding, limit)
+    rest = len(request) - PREFIX - length
+    if rest < 0:
+        raise Refused(INTERNAL, "The request ended inside a message")
+    if rest:
+        raise Refused(UNIMPLEMENTED, "More than one request message")
+    return message_at(request, 0, length, limit)
+
+
 def inflated(body: bytes, limit: int) -> bytes:
     """A gzip message. Raises Refused when it is none, or larger than the limit; never makes more than the limit."""
     inflate = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
@@ -307,6 +328,3 @@ class Memo:
         self.answers.clear()
         self._seen.clear()
         self._kept = 0
-
-
-RST_NO_ERROR: Final = frames.head(4, frames.RST_STREAM, 0), int(ErrorCode.NO_ERROR).to_bytes(4, "big")

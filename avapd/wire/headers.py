@@ -48,17 +48,30 @@ _FIELD_BYTES: Final = 256
 _INSERTS: Final = 32  # a block of 1 KiB may insert 200 entries, which no client does with every call
 
 _NO_ANSWERS: Final[dict[bytes, Response]] = {}
-_NOT_GRPC: Final = b"This is a gRPC server: POST with content-type application/grpc.\n"
+_NOT_GRPC: Final = b"This port speaks gRPC.\n"
 
 
 class Head:
     """What the headers of a request mean. Either `early`, or `refusal`, or a method to be called."""
 
-    __slots__ = ("answers", "early", "encoding", "gzip", "length", "memo", "method", "path", "refusal", "waits")
+    __slots__ = (
+        "answers",
+        "early",
+        "early_parts",
+        "encoding",
+        "gzip",
+        "length",
+        "memo",
+        "method",
+        "path",
+        "refusal",
+        "waits",
+    )
 
     def __init__(self, path: bytes) -> None:
         self.path = path
-        self.early: Response | None = None  # is sent at once
+        self.early: Response | None = None  # is sent at once,
+        self.early_parts: tuple[bytes, ...] = ()  # as these octets when the request goes on
         self.refusal: Response | None = None  # is sent when the request has ended, whatever it holds
         self.waits = True  # nothing happens before the first DATA
         self.method: Method | None = None
@@ -67,6 +80,12 @@ class Head:
         self.length = -1  # content-length, -1 without
         self.encoding = b""  # grpc-encoding
         self.gzip = False  # the client takes gzip
+
+    def answer_at_once(self, response: Response) -> None:
+        """Whatever follows the headers is not wanted."""
+        self.early = response
+        self.early_parts = grpc.unwanted(response)
+        self.waits = False
 
 
 Known = tuple[Head, Inserts, float]
@@ -199,8 +218,7 @@ class Routes:
     def _early(self, head: Head, code: int, message: str, status: bytes = b"200") -> Head:
         early = Head(head.path)
         outcome = self.application.outcome(head.path, code)
-        early.early = grpc.trailers_only(code, message, outcome, status=status)
-        early.waits = False
+        early.answer_at_once(grpc.trailers_only(code, message, outcome, status=status))
         return early
 
     def _head(self, fields: tuple[Field, ...], block: Block) -> Head:
@@ -224,8 +242,7 @@ class Routes:
         if isinstance(route, Answer):
             refusal = grpc.response(route, self.application.outcome(path, route.code))
             if route.code == grpc.UNIMPLEMENTED:  # nobody knows how long a call to it would go on (B2)
-                head.early = refusal
-                head.waits = False
+                head.answer_at_once(refusal)
             else:
                 head.refusal = refusal
             return head

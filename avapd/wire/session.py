@@ -90,7 +90,7 @@ class Session:
             case _:
                 if kind == frames.PRIORITY:
                     self._check_priority(number, payload)
-                self._account.odd_frame(self.calls.begun + self.outbox.sent)
+                self._account.odd_frame(self._use)
 
     def _reset(self, number: int, code: ErrorCode) -> None:
         self._account.our_reset(self.now)
@@ -116,6 +116,11 @@ class Session:
         except StreamFault as fault:
             self._reset(number, fault.code)
             return None
+
+    @property
+    def _use(self) -> int:
+        """How much honest use there was: frames answered, and calls open."""
+        return self.outbox.sent + len(self.streams.open)
 
     # --- frames on streams ------------------------------------------------------------------------------------
 
@@ -172,14 +177,15 @@ class Session:
     def _begin(self, number: int, block: bytes, *, ended: bool) -> None:
         self.streams.begin(number)
         try:
-            self._open(number, block, ended=ended)
+            try:
+                self._open(number, block, ended=ended)
+            except StreamFault as fault:
+                self._reset(number, fault.code)
         except ConnectionFault:
             self.streams.pass_over()
             raise
-        except StreamFault as fault:
-            self._reset(number, fault.code)
-            if ended:
-                self.streams.early.pop(number, None)
+        if ended:
+            self.streams.early.pop(number, None)
 
     def _open(self, number: int, block: bytes, *, ended: bool) -> None:
         if self.lifetime.phase is Phase.LEFT:  # A7: the client will see that it came too late
@@ -254,7 +260,7 @@ class Session:
 
     def _window_update(self, number: int, payload: bytes) -> None:
         increment = frames.number(payload)
-        self._account.window_update(self.outbox.sent, self.calls.begun)
+        self._account.window_update(self._use)
         act = self.streams.act(frames.WINDOW_UPDATE, number) if number else Act.IGNORE
         if not increment:  # on a stream the RFC would have it reset, which an attacker could ask for (C5)
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE of 0")
