@@ -17,7 +17,7 @@ from avapd.wire.grpc import INTERNAL, OK, RESOURCE_EXHAUSTED, UNAVAILABLE, UNIMP
 SERVICE: Final = "avap.DefinitionEngine"
 # A name this long stands in the answer as it is; trailers must stay small, clients refuse more than 8 KiB.
 _NAME_SHOWN: Final = 256
-_PATH_SHOWN: Final = 48
+_PATH_SHOWN: Final = 64
 
 # Status codes that only a service gives (https://grpc.github.io/grpc/core/md_doc_statuscodes.html).
 NOT_FOUND: Final = 5
@@ -34,7 +34,7 @@ _BAD_EMPTY: Final = Answer(INTERNAL, "Request is not a valid avap.Empty", b"")
 def unimplemented(path: str) -> Answer:
     """The answer to a method nobody serves. It is short, since it needs no key: nobody gets ten octets for one."""
     shown = path.encode("ascii", "backslashreplace").decode()
-    return Answer(UNIMPLEMENTED, f"Method '{_cut(shown, _PATH_SHOWN)}' not found", b"")
+    return Answer(UNIMPLEMENTED, f"Method '{shown[:_PATH_SHOWN]}' not found", b"")
 
 
 class Service:
@@ -67,7 +67,7 @@ class Service:
                 return _BAD_REQUEST
             payload = view.get(key_of(name))
             if payload is None:
-                return Answer(NOT_FOUND, f"Command '{_cut(name, _NAME_SHOWN)}' not found", b"")
+                return Answer(NOT_FOUND, f"Command '{_cut(name)}' not found", b"")
         if len(payload) > self._max_answer_bytes:
             return self._too_large(len(payload))
         return Answer(OK, "", payload)
@@ -93,5 +93,5 @@ class Service:
         )
 
 
-def _cut(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[:most]}…"
+def _cut(text: str) -> str:
+    return text if len(text) <= _NAME_SHOWN else f"{text[:_NAME_SHOWN]}…"
