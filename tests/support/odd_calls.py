@@ -252,7 +252,7 @@ ODD: dict[str, Change] = {
     "encoding identity, not used": _values("encoding", b"grpc-encoding", b"identity"),
     "encoding gzip, not used": _values("encoding", b"grpc-encoding", b"gzip"),
     "encoding gzip, used": _compressed(b"gzip", gzip.compress),
-    "encoding gzip, bad": _compressed(b"gzip", lambda message: b"zz" + message),
+    "encoding gzip, bad": _compressed(b"gzip", lambda message: b"zz" + message[2:]),
     "encoding deflate, used": _compressed(b"deflate", zlib.compress),
     "encoding unknown, used": _compressed(b"br", bytes),
     "encoding missing, used": _compressed(None, bytes),
