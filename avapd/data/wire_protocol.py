@@ -75,8 +75,7 @@ class WireProtocol(asyncio.Protocol):
             wire.pump(now)
         self._flush()
         if wire.finished:
-            self._count(wire.finished, perf_counter_ns() - began)
-            wire.finished.clear()
+            self._tell(perf_counter_ns() - began)
 
     def pause_writing(self) -> None:
         """The transport is full: nothing more goes in or out."""
@@ -144,8 +143,7 @@ class WireProtocol(asyncio.Protocol):
             wire.pump(now)
         self._flush()
         if wire.finished:
-            self._count(wire.finished, perf_counter_ns() - began)
-            wire.finished.clear()
+            self._tell(perf_counter_ns() - began)
 
     def _flush(self) -> None:
         """Write `out`, and see to what comes next."""
@@ -171,9 +169,10 @@ class WireProtocol(asyncio.Protocol):
         if not self._transport.get_write_buffer_size():
             wire.flushed()
 
-    def _tell(self) -> None:
+    def _tell(self, nanoseconds: int = 0) -> None:
+        """Have the calls that ended counted."""
         if self._wire.finished:
-            self._count(self._wire.finished, 0)
+            self._count(self._wire.finished, nanoseconds)
             self._wire.finished.clear()
 
     # --- ends -------------------------------------------------------------------------------------------------
