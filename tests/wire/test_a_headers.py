@@ -200,6 +200,16 @@ def test_a30_a_table_entry_lives_as_long_as_the_table_says() -> None:
         assert not denied(peer, stream + 4)  # NEWEST
 
 
+def test_a30_a_remembered_block_inserts_each_time() -> None:
+    """A30, F1: the same bytes again and again, as nginx and HAProxy send them, move the older entries on each time."""
+    peer = Peer()
+    assert denied(peer, 1, after=INSERT_DENY)
+    insert = b"\x40" + literals([(b"x-request", b"1")])[1:]
+    for times in range(1, 21):
+        assert not denied(peer, 4 * times - 1, after=insert)
+        assert denied(peer, 4 * times + 1, after=bytes([0xBE + times]))
+
+
 BAD_BLOCKS = {
     "index 0": "80",
     "index beyond": "be",

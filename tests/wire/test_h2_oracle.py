@@ -14,6 +14,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 from wire.application import COUNT, DENY, ECHO, FAIL, LARGE, REFUSE, TALK, WATCH, Field, Methods
+from wire.conversations import FOUND
 from wire.raw import fields, framed
 
 from avapd.wire.connection import Connection
@@ -27,6 +28,7 @@ LIMITS = Limits(
     streams=STREAMS, resets=MANY, our_resets=MANY, ping_strikes=MANY, settings_per_minute=MANY, control_frames=MANY,
     tiny_frames=MANY, window_updates=MANY, empty_data=MANY, priorities=MANY, glitches=MANY,
 )  # fmt: skip
+PIECES = st.sampled_from([1, 9, 60, 1000, 1 << 30, 1 << 30, 1 << 30])
 ANY = -2  # a status that the test does not foretell
 
 
@@ -67,7 +69,7 @@ def sample(path: bytes, message: bytes, replies: list[bytes], status: int = 0) -
 
 calls: st.SearchStrategy[Sample] = st.one_of(
     small.map(lambda message: sample(ECHO, message, [b"reply to " + message])),
-    st.sampled_from([0, 1, 1000, 16_379, 16_380, 70_000, 200_000]).map(
+    st.sampled_from([0, 1, 1000, 16_379, 70_000, 200_000, 500_000]).map(
         lambda size: sample(LARGE, b"%d" % size, [b"x" * size])
     ),
     st.integers(0, 30).map(lambda count: sample(COUNT, b"%d" % count, [b"message %d" % one for one in range(count)])),
@@ -101,6 +103,7 @@ class Conversation(RuleBasedStateMachine):
         self.asked: dict[int, Asked] = {}
         self.pings = self.pongs = 0
         self.unacknowledged = True
+        self.exchange()
 
     # What the client does.
 
@@ -171,6 +174,14 @@ class Conversation(RuleBasedStateMachine):
         self.client.update_settings(legal)
         self.unacknowledged = True
 
+    @precondition(lambda self: not self.unacknowledged)
+    @rule(size=st.sampled_from([0, 1, 100, 30_000, 65_535, 300_000]))
+    def resize_windows(self, size: int) -> None:
+        """At once, while answers are under way."""
+        self.client.update_settings({4: size})
+        self.unacknowledged = True
+        self.exchange()
+
     @rule()
     def ping(self) -> None:
         self.pings += 1
@@ -194,18 +205,25 @@ class Conversation(RuleBasedStateMachine):
 
     # What the pipes do.
 
-    @rule(size=st.one_of(st.integers(1, 60), st.just(1 << 30)))
+    @rule(size=PIECES)
     def carry_up(self, size: int) -> None:
         self.up += self.client.data_to_send()
         part, self.up = bytes(self.up[:size]), self.up[size:]
         self.server.receive(part, 0.0)
         self._take()
 
-    @rule(size=st.one_of(st.integers(1, 60), st.just(1 << 30)))
+    @rule(size=PIECES)
     def carry_down(self, size: int) -> None:
         part, self.down = bytes(self.down[:size]), self.down[size:]
         for event in self.client.receive_data(part):  # a ProtocolError here is a defect of ours
             self._hear(event)
+
+    @rule()
+    def exchange(self) -> None:
+        """All that is on its way arrives, and what the server has ready goes its way."""
+        self.carry_up(1 << 30)
+        self.turn()
+        self.carry_down(1 << 30)
 
     @rule()
     def turn(self) -> None:
@@ -295,9 +313,7 @@ class Conversation(RuleBasedStateMachine):
                 self.client.increment_flow_control_window(200_000, stream)
         if self.client._inbound_flow_control_window_manager.current_window_size < 100_000:
             self.client.increment_flow_control_window(1 << 20)
-        self.carry_up(1 << 30)
-        self.turn()
-        self.carry_down(1 << 30)
+        self.exchange()
         waits: list[Callable[[], object]] = [lambda: self.server.pending, lambda: self.server.ready]
         unsaid = any(not (one.said_all or one.dropped) for one in self.asked.values())
         unheard = any(not (one.ends or one.dropped) and one.status != ANY for one in self.asked.values())
@@ -306,4 +322,4 @@ class Conversation(RuleBasedStateMachine):
 
 
 TestConversation = Conversation.TestCase
-TestConversation.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
+TestConversation.settings = settings(max_examples=50, stateful_step_count=60, deadline=None, phases=FOUND)
