@@ -168,8 +168,8 @@ def conversations(draw: st.DrawFn) -> list[bytes]:
 # Shrinking a conversation takes minutes; as it was found it tells as much.
 FOUND = (Phase.explicit, Phase.reuse, Phase.generate)
 FEW = Limits(
-    streams=5, settings_per_minute=6, empty_data=2, glitches=6, resets=3, refusals=3, ping_strikes=1, tiny_frames=3,
-    request_bytes=300, our_resets=1 << 20, control_frames=1 << 20,
+    streams=5, window_updates=6, priorities=2, control_frames=20, settings_per_minute=6, empty_data=2, glitches=6,
+    resets=3, our_resets=3, refusals=3, ping_strikes=1, tiny_frames=3, request_bytes=300,
 )  # fmt: skip
 
 

@@ -46,9 +46,7 @@ def test_a17_the_first_stream_may_be_any_odd_one(first: int) -> None:
     assert peer.call(b"x", stream=first + 2).status == 0
 
 
-@pytest.mark.parametrize(
-    "stream", [2, 6, 1 << 30]
-)
+@pytest.mark.parametrize("stream", [2, 6, 1 << 30])
 def test_a17_even_streams_are_the_servers(stream: int) -> None:
     """A17: PROTOCOL_ERROR."""
     peer = Peer()

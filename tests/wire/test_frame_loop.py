@@ -52,6 +52,8 @@ FINALES = {
     "streams": b"".join(watch(stream) for stream in range(9001, 9203, 2)),
     "table": b"".join(pointed(index) for index in range(62, 127)),
     "credit": headers(9001, literals(fields(b"/no/where"))) + data(9001, b"z" * 1000) * 40,
+    "account": (priority(7) + ping()) * 3000,
+    "updates": (window_update(0, 1) + ping()) * 3000,
 }
 
 
