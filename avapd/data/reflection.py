@@ -64,7 +64,7 @@ def _answer(request: Any, response: Any) -> None:
         case "file_by_filename":
             _add_files(pool.FindFileByName(request.file_by_filename), response)
         case "file_containing_symbol":
-            _add_files(pool.FindFileContainingSymbol(request.file_containing_symbol), response)
+            _add_files(_file_of(request.file_containing_symbol), response)
         case "file_containing_extension":
             asked = request.file_containing_extension
             message: Any = pool.FindMessageTypeByName(asked.containing_type)
@@ -77,6 +77,18 @@ def _answer(request: Any, response: Any) -> None:
             found.extension_number.extend(extension.number for extension in pool.FindAllExtensions(message))
         case _:
             raise KeyError
+
+
+def _file_of(symbol: str) -> Any:
+    """The file of a message, an enum, a service, or a method, which the pool does not know by itself."""
+    pool = descriptor_pool.Default()
+    try:
+        return pool.FindFileContainingSymbol(symbol)
+    except KeyError:
+        service, _, method = symbol.rpartition(".")
+        if method not in pool.FindServiceByName(service).methods_by_name:
+            raise
+        return pool.FindFileContainingSymbol(service)
 
 
 def _add_files(file: Any, response: Any) -> None:

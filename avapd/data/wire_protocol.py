@@ -61,7 +61,8 @@ class WireProtocol(asyncio.Protocol):
         if len(self._members.all) >= self._routes.limits.connections:
             self._transport.abort()
             return
-        self._transport.set_write_buffer_limits(self._routes.limits.write_bytes)
+        # Half, since a turn may write the whole: what a client that does not read costs stays below twice that.
+        self._transport.set_write_buffer_limits(self._routes.limits.write_bytes // 2)
         self._members.all.add(self)
         self._wire = Connection(self._routes, monotonic(), random.uniform(-1, 1))  # noqa: S311  # spreads, hides nothing
         self._wire.on_output(self._schedule)
@@ -185,9 +186,9 @@ class WireProtocol(asyncio.Protocol):
             self._transport.write_eof()
             if not self._transport.is_reading():
                 self._transport.resume_reading()
-            self._loop.call_later(_LINGER_SECONDS, self._transport.abort)
         else:
             self._transport.close()
+        self._loop.call_later(_LINGER_SECONDS, self._transport.abort)
 
     def _watch_reader(self, now: float) -> None:
         """C9: cut off a client that reads nothing."""

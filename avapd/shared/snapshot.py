@@ -162,6 +162,9 @@ def _checksum(header: Header, index: bytes | bytearray | memoryview, tail: bytes
     return digest.digest()
 
 
+_COPIED: Final = 16 << 10  # bytes; a copy of more is dearer than a pointer, and many may wait to be sent
+
+
 class View:
     """A catalog in a mapped arena. Cheap to open, safe to read only after `verify`."""
 
@@ -254,8 +257,8 @@ class View:
     def __len__(self) -> int:
         return self.header.definitions
 
-    def get(self, key: bytes) -> bytes | None:
-        """The serialized CommandResponse of a `key_of` name, or None."""
+    def get(self, key: bytes) -> bytes | memoryview | None:
+        """The serialized CommandResponse of a `key_of` name, or None. Large ones are not copied."""
         if len(key) < 3:  # no name is empty, and an empty key would equal the begin of any record
             return None
         number = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little")
@@ -266,6 +269,8 @@ class View:
             if not offset:
                 return None
             if found == tag and arena[offset : offset + len(key)] == key:
+                if length > _COPIED:
+                    return memoryview(arena)[offset : offset + length]
                 return arena[offset : offset + length]
             slot = (slot + 1) & mask
 

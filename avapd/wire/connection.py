@@ -53,7 +53,7 @@ class Connection:
         self._session = session = Session(routes, now, jitter)
         self._fresh: dict[int, Known] = {}
         self._kept = bytearray()  # what came after the last whole frame,
-        self._need = len(PREFACE)  # and how much of it makes the next one
+        self._need = 1  # and how much of it makes the next one
         self._greeted = False  # the preface has come
         self._slow_work = limits.write_bytes // limits.quantum_frames
         self.out = session.outbox.out
@@ -116,6 +116,7 @@ class Connection:
             self._end()
         elif len(begin) < len(PREFACE):
             self._kept += data
+            self._need = len(begin) + 1
         else:
             self._greeted = True
             self._frames(data[len(PREFACE) :])

@@ -171,6 +171,7 @@ HEAD: Final = encode([_STATUS, _CONTENT_TYPE])
 _HEAD_GZIP: Final = encode([_STATUS, _CONTENT_TYPE, (b"grpc-encoding", b"gzip")])
 _OK_TRAILERS: Final = encode([(b"grpc-status", b"0")])
 ACCEPTED: Final = (b"grpc-accept-encoding", b"identity,gzip")
+ENCODINGS: Final = frozenset({b"", b"identity", b"gzip"})
 
 
 def trailers(code: int, message: str = "") -> bytes:
@@ -244,10 +245,10 @@ def declared(buffer: bytes | bytearray, at: int, encoding: bytes, limit: int) ->
     flag = buffer[at]
     if flag > 1:
         raise Refused(INTERNAL, "Bad compressed flag")
-    if flag and encoding in {b"", b"identity"}:
-        raise Refused(INTERNAL, "Compressed message without grpc-encoding")
-    if flag and encoding != b"gzip":
+    if encoding not in ENCODINGS:  # also when nothing is compressed, as grpc-go and Connect's conformance suite have it
         raise Refused(UNIMPLEMENTED, "grpc-encoding is not supported", ACCEPTED)
+    if flag and encoding != b"gzip":
+        raise Refused(INTERNAL, "Compressed message without grpc-encoding")
     length = int.from_bytes(buffer[at + 1 : at + PREFIX], "big")
     if length > limit:
         raise Refused(RESOURCE_EXHAUSTED, f"The request has {length} bytes, the maximum is {limit}")

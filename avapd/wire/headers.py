@@ -248,7 +248,7 @@ class Routes:
             return head
         head.method = route
         head.waits = route.kind is not Kind.BIDI
-        if route.kind is Kind.UNARY:
+        if route.kind is Kind.UNARY and head.encoding in grpc.ENCODINGS:
             head.memo = self._memos.setdefault((route, head.gzip), Memo(self.limits.memo_shared))
             head.answers = head.memo.answers
         return head

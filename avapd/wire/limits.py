@@ -31,7 +31,7 @@ class Limits:
     resets: int = _limit(1_000, "C3", "calls reset by the client before they are answered (CVE-2023-44487)")
     resets_per_second: float = _limit(33.0, "C3", "how fast that allowance grows again", 0.01, 999_999)
     our_resets: int = _limit(200, "C4", "errors in 30 s that make us reset a call (CVE-2025-8671)")
-    ping_strikes: int = _limit(2, "C6", "PINGs that come too early, with nothing answered between (CVE-2019-9512)")
+    ping_strikes: int = _limit(2, "C6", "PINGs that come too early, with nothing answered between (CVE-2019-9512)", 0)
     ping_seconds: float = _limit(300.0, "C6", "which is sooner than this with calls open", 0, _SECONDS)
     ping_idle_seconds: float = _limit(7_200.0, "C6", "and sooner than this without", 0, _SECONDS)
     settings_entries: int = _limit(32, "C7", "entries of a SETTINGS frame")

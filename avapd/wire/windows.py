@@ -129,9 +129,9 @@ class Outbox:
             self._turns.append(stream)
 
     def pump(self) -> list[Stream]:
-        """One turn for each stream that may send, `write_bytes` in all; the streams that have nothing more queued."""
+        """One turn for each stream that may send, half of `write_bytes` in all; those that have nothing more queued."""
         done: list[Stream] = []
-        allowance = self._limits.write_bytes
+        allowance = self._limits.write_bytes // 2
         for _ in range(len(self._turns)):
             if allowance <= 0:
                 break

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from clients.catalog import ENV, calls_until_replaced, catalog, check_catalog, found, name_of
+from clients.engines import ENGINES
 from clients.program import GET, SYNC, Program, get, in_flight
 from clients.tap import ACK, END_STREAM, GOAWAY, HEADERS, PING, Frame, Tap
 from clients.tools import cargo, installed, npm
@@ -22,8 +23,6 @@ from support.calls import Outcome
 from support.database import Database
 from support.server import KEY, Server
 from support.waiting import stays, wait_until
-
-from avapd.config import ENGINES
 
 pytestmark = pytest.mark.timeout(600)  # the first run installs and builds the clients
 

@@ -13,10 +13,7 @@ from clients.tools import go_module_folder, go_tool
 pytestmark = pytest.mark.timeout(600)  # the first run builds the suite
 
 MODULE = "connectrpc.com/conformance"
-PASSED = 371
-# It wants UNIMPLEMENTED for a grpc-encoding nobody knows, even when no message is compressed. The engine serves such a
-# call, as grpc-js does (B18); the suite fails if it ever does not.
-KNOWN_FAILING = "gRPC Unexpected Requests/**/unexpected-compression"
+PASSED = 372
 FEATURES = """
 features:
   versions: [HTTP_VERSION_2]
@@ -42,13 +39,13 @@ def descriptors(tmp_path: Path) -> Path:
 
 
 def test_conformance(tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    """Every case passes but the one that is listed."""
+    """Every case passes."""
     program = go_tool(f"{MODULE}/cmd/connectconformance")
     config = tmp_path / "config.yaml"
     config.write_text(FEATURES)
     service = command("conformance_server", request.getfixturevalue("descriptors"))
     done = subprocess.run(
-        [program, "--conf", config, "--mode", "server", "--known-failing", KNOWN_FAILING, "--", *service],
+        [program, "--conf", config, "--mode", "server", "--", *service],
         env=ENVIRONMENT, capture_output=True, text=True, timeout=200, check=False,
     )  # fmt: skip
     told = done.stdout + done.stderr

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from clients.engines import ENGINES
 from clients.tools import installed, npm
 from support.database import Database
 from support.server import KEY, Server
 from support.waiting import wait_until
-
-from avapd.config import ENGINES
 
 pytestmark = pytest.mark.timeout(600)  # the first run installs the client
 

@@ -13,12 +13,11 @@ from typing import Any
 
 import psutil
 import pytest
+from clients.engines import ENGINES
 from clients.tools import go_program
 from support.database import Database
 from support.server import KEY, Server
 from support.waiting import wait_until
-
-from avapd.config import ENGINES
 
 pytestmark = pytest.mark.timeout(600)  # the first run builds the client
 
@@ -127,8 +126,6 @@ def test_a_large_catalog_arrives_whole(client: Path, server: Server) -> None:
 
 def test_large_answers_go_side_by_side(client: Path, server: Server) -> None:
     """20 calls at once on one connection get 1 MiB each, whatever the windows."""
-    if server.env["AVAPD_ENGINE"] == "wire":
-        pytest.skip("the wire engine resets answers of GetCommand beyond 8 MiB at once, which it has copied (C10)")
     lines = run(client, server, "crowd", count=40)
     ends = {windows: (line["codes"], line["dials"], line["goaways"]) for windows, line in lines.items()}
     assert ends == dict.fromkeys(("growing", "smallest"), ({"OK": 40}, 1, []))

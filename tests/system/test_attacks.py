@@ -192,12 +192,7 @@ HELD: dict[str, Callable[[], bytes]] = {
 }
 
 
-TWICE = pytest.mark.skip(reason="the transport may hold twice AVAPD_LIMIT_WRITE_BYTES: 290 KiB")
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[TWICE] * (name == "catalogs that nobody reads")) for name in HELD]
-)
+@pytest.mark.parametrize("name", HELD)
 def test_a_hundred_attackers_that_hold_on_cost_little(wire: Server, name: str) -> None:
     """At most 256 KiB of the worker's memory for each, whatever they make it keep; others are answered meanwhile."""
     worker, octets = psutil.Process(wire.workers()[0]), HELD[name]()
