@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -25,10 +24,9 @@ from avapd.wire.headers import Routes
 from avapd.wire.hpack import Field, encode
 from avapd.wire.limits import Limits
 
-# How precisely deadlines are kept, and every so many ticks the other times: ten thousand idle connections must cost
-# next to nothing.
-_TICK_SECONDS: Final = 0.05
-_SLOW_TICK: Final = 20
+# How often idle connections are looked at, and, when the engine stops, whether the last one is gone.
+_TICK_SECONDS: Final = 1.0
+_LEFT_SECONDS: Final = 0.05
 _BACKLOG: Final = 4_096
 _WARM_CALLS: Final = 20
 _UNCOUNTED: Final = -1
@@ -175,10 +173,9 @@ class WireEngine:
                 self._row.count(*divmod(outcome, len(STATUSES)), nanoseconds, number)
 
     async def _tick(self) -> None:
-        for tick in itertools.count():
+        while True:
             await asyncio.sleep(_TICK_SECONDS)
-            for member in list(self._members.busy if tick % _SLOW_TICK else self._members.all):
-                member.tick(monotonic())
+            self._members.tick()
 
     # --- the end ----------------------------------------------------------------------------------------------
 
@@ -197,7 +194,7 @@ class WireEngine:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while self._members.all:  # noqa: ASYNC110  # nobody waits for a connection to end but here
-                    await asyncio.sleep(_TICK_SECONDS)
+                    await asyncio.sleep(_LEFT_SECONDS)
         for member in list(self._members.all):
             member.abort()
         if self._ticker is not None:

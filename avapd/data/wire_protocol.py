@@ -26,11 +26,37 @@ Count = Callable[[list[int], int], None]
 
 
 class Members:
-    """The connections of an engine: `all`, and those that are `busy`, for which time may be short."""
+    """The connections of an engine: `all`, and those that are `busy`, for which time may be short.
+
+    While there are busy ones, they are ticked every `TICK_SECONDS`: so precisely deadlines are kept. `tick` is for the
+    others and may be seldom; ten thousand idle connections must cost next to nothing.
+    """
+
+    TICK_SECONDS: Final = 0.05
 
     def __init__(self) -> None:
         self.all: set[WireProtocol] = set()
         self.busy: set[WireProtocol] = set()
+        self._ticking = False
+
+    def stir(self, member: WireProtocol) -> None:
+        """A connection is busy."""
+        self.busy.add(member)
+        if not self._ticking:
+            self._ticking = True
+            asyncio.get_running_loop().call_later(self.TICK_SECONDS, self._tick_busy)
+
+    def _tick_busy(self) -> None:
+        for member in list(self.busy):
+            member.tick(monotonic())
+        self._ticking = bool(self.busy)
+        if self._ticking:
+            asyncio.get_running_loop().call_later(self.TICK_SECONDS, self._tick_busy)
+
+    def tick(self) -> None:
+        """Have every connection do what is due."""
+        for member in list(self.all):
+            member.tick(monotonic())
 
 
 class WireProtocol(asyncio.Protocol):
@@ -81,7 +107,7 @@ class WireProtocol(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The transport is full: nothing more goes in or out."""
         self._full = True
-        self._members.busy.add(self)
+        self._members.stir(self)
         self._blocked_at = monotonic()
         self._left = self._transport.get_write_buffer_size()
         self._transport.pause_reading()
@@ -150,7 +176,7 @@ class WireProtocol(asyncio.Protocol):
         """Write `out`, and see to what comes next."""
         wire = self._wire
         if wire.busy:
-            self._members.busy.add(self)
+            self._members.stir(self)
         out = wire.out
         if out:
             self._transport.write(out[0] if len(out) == 1 else b"".join(out))

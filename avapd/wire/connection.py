@@ -55,7 +55,8 @@ class Connection:
         self._kept = bytearray()  # what came after the last whole frame,
         self._need = 1  # and how much of it makes the next one
         self._greeted = False  # the preface has come
-        self._slow_work = limits.write_bytes // limits.quantum_frames
+        self._quantum = limits.write_bytes // 4
+        self._slow_work = self._quantum // limits.quantum_frames
         self.out = session.outbox.out
         self.finished = session.calls.finished
         self.closed = False
@@ -126,7 +127,7 @@ class Connection:
         session, fresh, finished, emit = self._session, self._fresh, self.finished, self.out.append
         streams, outbox = session.streams, session.outbox
         settled, portable, opened, early = session.heads.settled, session.heads.portable, streams.open, streams.early
-        read, at, end, work, quantum = HEAD.unpack_from, 0, len(data), 0, self._limits.write_bytes
+        read, at, end, work, quantum = HEAD.unpack_from, 0, len(data), 0, self._quantum
         room, plain = self._limits.streams, session.plain
         while end - at >= HEAD_BYTES and work < quantum:
             word, flags, number = read(data, at)
