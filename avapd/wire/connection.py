@@ -30,8 +30,8 @@ from avapd.wire.session import CREDIT, Session
 
 # A call on the fast path costs its octets and this many, as the quantum of a turn counts.
 _CALL_WORK: Final = 64
-_MISS_WORK: Final = 1_024
-_OCTET_WORK: Final = 16  # of a header block: decoding takes its time
+_MISS_WORK: Final = 256
+_OCTET_WORK: Final = 4  # of a header block: decoding takes its time
 _TOO_LARGE: Final = MAX_FRAME + 1 << 8  # a frame's length and type
 # Streams above this number: time for a new connection, before the numbers run out (A9).
 _OLD: Final = 1 << 30
