@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import hpack
+from wire.raw import literals  # fmt: skip
 
 from support.odd_calls import GET, RIGHT_KEY
 from support.raw import framed
@@ -30,9 +31,8 @@ from support.streams import (
     WINDOW_UPDATE,
     Field,
     frame,
-    literals,
     settings,
-)  # fmt: skip
+)
 
 WATCH = b"/grpc.health.v1.Health/Watch"
 OPENED = PREFACE + settings() + frame(SETTINGS, ACK, 0)

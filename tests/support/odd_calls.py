@@ -9,10 +9,12 @@ import zlib
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from wire.raw import literals
+
 from avapd.pb.avap_pb2 import CommandRequest
 from support.raw import framed
 from support.server import KEY
-from support.streams import CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, Field, frame, literals
+from support.streams import CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, Field, frame
 
 GET, SYNC = b"/avap.DefinitionEngine/GetCommand", b"/avap.DefinitionEngine/SyncCatalog"
 CHECK = b"/grpc.health.v1.Health/Check"

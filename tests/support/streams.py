@@ -31,21 +31,6 @@ def settings(**values: int) -> bytes:
     return frame(SETTINGS, 0, 0, b"".join(struct.pack(">HI", names.index(name) + 1, values[name]) for name in values))
 
 
-def literals(fields: Sequence[Field]) -> bytes:
-    """A header block of literals without indexing (RFC 7541 section 6.2.2): it touches no table."""
-    return b"".join(b"\x00" + _string(name) + _string(value) for name, value in fields)
-
-
-def _string(text: bytes) -> bytes:
-    if len(text) < 127:
-        return bytes([len(text)]) + text
-    length, rest = bytearray([127]), len(text) - 127
-    while rest > 127:
-        length.append(rest & 127 | 128)
-        rest >>= 7
-    return bytes(length) + bytes([rest]) + text
-
-
 class Ending(NamedTuple):
     """How a stream ended: `answer`, `RST_STREAM …`, `GOAWAY …`, `closed` or `silent`; what came on it until then."""
 

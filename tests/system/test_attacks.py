@@ -31,10 +31,10 @@ from support.streams import (
     PREFACE,
     Streams,
     frame,
-    literals,
     settings,
-)  # fmt: skip
+)
 from support.waiting import wait_until
+from wire.raw import literals  # fmt: skip
 
 from avapd.config import ENGINES
 
