@@ -47,11 +47,11 @@ class Members:
             asyncio.get_running_loop().call_later(self.TICK_SECONDS, self._tick_busy)
 
     def _tick_busy(self) -> None:
+        self._ticking = False
         for member in list(self.busy):
             member.tick(monotonic())
-        self._ticking = bool(self.busy)
-        if self._ticking:
-            asyncio.get_running_loop().call_later(self.TICK_SECONDS, self._tick_busy)
+            if member in self.busy:
+                self.stir(member)
 
     def tick(self) -> None:
         """Have every connection do what is due."""
