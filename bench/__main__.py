@@ -8,10 +8,11 @@ import shlex
 import sys
 from pathlib import Path
 
-from bench import engine, idle, latency, memory, render, starts, startup, swap
-from bench.build import MissingToolError
 from bench.frame import RESULTS, Bench, Cores, Result, Run, perform
-from bench.stats import measured, met
+from bench.pages import render
+from bench.pages.stats import measured, met
+from bench.questions import engine, idle, latency, memory, starts, startup, swap
+from bench.servers.build import MissingToolError
 
 _MODULES = (engine, latency, idle, startup, memory, starts, swap)
 BENCHES: dict[str, Bench] = {module.BENCH.name: module.BENCH for module in _MODULES}

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.frame import Bar, Result
-from bench.stats import Figure, figure, measured, met
+from bench.pages.stats import Figure, figure, measured, met
 
-README: Final = Path(__file__).parent / "README.md"
+README: Final = Path(__file__).parents[1] / "README.md"
 _HEAD: Final = """# Benches
 
 Rendered by `python -m bench render` from the files in `results/`, which hold every round; do not edit.

@@ -28,9 +28,13 @@ from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from avapd.shared.snapshot import key_of
-from bench.blocks import style
-from bench.build import MissingToolError, go, go_version
-from bench.contestants import (
+from bench.frame import Bar, Bench, Column, Run
+from bench.loads.drive import CLIENT, Client, Load, client_version, closed_loop, drive
+from bench.loads.replay import Calls, replayed
+from bench.loads.styles import style
+from bench.servers.avapd import KEY
+from bench.servers.build import MissingToolError, go, go_version
+from bench.servers.contestants import (
     BARE_AIO,
     GRPC_GO,
     GRPCIO,
@@ -44,11 +48,7 @@ from bench.contestants import (
     service,
     started,
 )
-from bench.database import READER, filled, name_of
-from bench.frame import Bar, Bench, Column, Run
-from bench.loads import CLIENT, Client, Load, client_version, closed_loop, drive
-from bench.replay import Calls, replayed
-from bench.server import KEY
+from bench.servers.database import READER, filled, name_of
 
 _ALL: Final = (WIRE, GRPCIO, GRPC_GO, NGHTTPD, BARE_AIO)
 _CHECKING: Final = (WIRE, GRPCIO, GRPC_GO)

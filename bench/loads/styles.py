@@ -25,9 +25,9 @@ from hpack.huffman_constants import REQUEST_CODES, REQUEST_CODES_LENGTH
 from hpack.huffman_table import decode_huffman
 from hpack.table import HeaderTable
 
-from bench.server import BenchError
+from bench.servers.avapd import BenchError
 
-_CAPTURES: Final = Path(__file__).parent / "data" / "header-blocks.json.gz"
+_CAPTURES: Final = Path(__file__).parents[1] / "data" / "header-blocks.json.gz"
 _HUFFMAN: Final = HuffmanEncoder(REQUEST_CODES, REQUEST_CODES_LENGTH)
 _TABLE_SIZE: Final = 4096
 # A size of 0 and then of 4,096 empties the table, so that a sequence can begin anew on the same connection.

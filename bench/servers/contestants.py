@@ -23,10 +23,10 @@ import grpc
 from avapd import config
 from avapd.pb import avap_pb2
 from avapd.shared.snapshot import key_of
-from bench.build import PEERS, MissingToolError, go, go_version, locked, tool
-from bench.database import name_of
 from bench.frame import Run
-from bench.server import KEY, Avapd, BenchError, free_port, pinned
+from bench.servers.avapd import KEY, Avapd, BenchError, free_port, pinned
+from bench.servers.build import PEERS, MissingToolError, go, go_version, locked, tool
+from bench.servers.database import name_of
 
 SERVICE_PATH: Final = "/avap.DefinitionEngine/"
 GET: Final = SERVICE_PATH + "GetCommand"
@@ -118,7 +118,7 @@ def avapd(engine: str, service: Service, **settings: str) -> Iterator[Target]:
 
 @contextlib.contextmanager
 def _bare_aio(service: Service) -> Iterator[Target]:
-    arguments = [sys.executable, str(PEERS / "bare_aio.py"), GET, str(service.answer_bytes)]
+    arguments = [sys.executable, str(PEERS / "constant_aio.py"), GET, str(service.answer_bytes)]
     with _printing_port(arguments) as (port, pid):
         target = service.target(port, pid)
         check(target)

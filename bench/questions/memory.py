@@ -16,10 +16,10 @@ import time
 from typing import Final
 
 from avapd.demo.postgres import Postgres
-from bench import proc
-from bench.database import READER, filled
 from bench.frame import Bar, Bench, Column, Run
-from bench.server import Avapd
+from bench.servers import proc
+from bench.servers.avapd import Avapd
+from bench.servers.database import READER, filled
 
 _COUNT: Final = 200_000
 _QUICK_COUNT: Final = 20_000

@@ -17,12 +17,12 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from bench.database import READER, filled
 from bench.frame import Bar, Bench, Column, Run
-from bench.server import Avapd, BenchError
-from bench.source import Source
-from bench.stats import percentile
-from bench.swap_clients import Seen, Task, get_commands, sync_catalogs
+from bench.loads.checking import Seen, Task, get_commands, sync_catalogs
+from bench.pages.stats import percentile
+from bench.servers.avapd import Avapd, BenchError
+from bench.servers.database import READER, filled
+from bench.servers.source import Source
 
 _COUNT: Final = 100_000
 _QUICK_COUNT: Final = 10_000

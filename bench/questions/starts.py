@@ -18,9 +18,9 @@ import grpc
 from grpc_health.v1 import health_pb2
 
 from avapd.shared.snapshot import key_of
-from bench.database import READER, filled, name_of
 from bench.frame import Bar, Bench, Column, Run
-from bench.server import KEY, Avapd, BenchError, pinned
+from bench.servers.avapd import KEY, Avapd, BenchError, pinned
+from bench.servers.database import READER, filled, name_of
 
 _DEFINITIONS: Final = 200
 _DEFINITION_BYTES: Final = 1_200

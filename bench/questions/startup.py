@@ -15,9 +15,9 @@ from typing import Final
 
 import psutil
 
-from bench.database import READER, database, fill, version
 from bench.frame import Bar, Bench, Column, Run
-from bench.server import CHECKPOINTS, Avapd, BenchError
+from bench.servers.avapd import CHECKPOINTS, Avapd, BenchError
+from bench.servers.database import READER, database, fill, version
 
 _SIZES: Final = (1_000, 10_000, 100_000, 1_000_000)
 _WORKERS: Final = 2

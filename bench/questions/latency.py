@@ -28,16 +28,16 @@ import psutil
 
 from avapd.demo.postgres import Postgres
 from avapd.shared.snapshot import key_of
-from bench import proc
-from bench.blocks import style
-from bench.build import go, go_version
-from bench.contestants import GRPC_GO, GRPCIO, WIRE, Target, present, service, started
-from bench.database import READER, filled, name_of
 from bench.frame import Bar, Bench, Column, Run
-from bench.loads import Load
-from bench.replay import Calls, Replay, Seen
-from bench.server import BenchError, pinned
-from bench.source import Source
+from bench.loads.drive import Load
+from bench.loads.replay import Calls, Replay, Seen
+from bench.loads.styles import style
+from bench.servers import proc
+from bench.servers.avapd import BenchError, pinned
+from bench.servers.build import go, go_version
+from bench.servers.contestants import GRPC_GO, GRPCIO, WIRE, Target, present, service, started
+from bench.servers.database import READER, filled, name_of
+from bench.servers.source import Source
 
 _ALL: Final = (WIRE, GRPC_GO, GRPCIO)
 _DEFINITIONS, _QUICK_DEFINITIONS = 100_000, 10_000

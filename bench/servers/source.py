@@ -6,7 +6,7 @@ import signal
 import sys
 
 from avapd.demo.postgres import Postgres
-from bench.server import Avapd
+from bench.servers.avapd import Avapd
 
 
 class Source:

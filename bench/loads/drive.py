@@ -17,10 +17,10 @@ import tempfile
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from bench import proc
-from bench.build import PEERS
-from bench.contestants import Target
-from bench.server import BenchError, pinned
+from bench.servers import proc
+from bench.servers.avapd import BenchError, pinned
+from bench.servers.build import PEERS
+from bench.servers.contestants import Target
 
 
 class Load(NamedTuple):

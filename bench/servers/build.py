@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
-PEERS: Final = Path(__file__).parent / "peers"
+PEERS: Final = Path(__file__).parents[1] / "peers"
 
 
 class MissingToolError(Exception):

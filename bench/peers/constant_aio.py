@@ -1,6 +1,6 @@
 """The least a grpc.aio server on uvloop can do: one method, raw bytes, a constant answer, no key. Prints its port.
 
-    python bare_aio.py PATH ANSWER_BYTES
+    python constant_aio.py PATH ANSWER_BYTES
 
 It is the ceiling of what an engine on grpc.aio can reach: whatever avapd's grpcio engine adds is seen against it.
 """

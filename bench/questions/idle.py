@@ -13,11 +13,11 @@ import socket
 import time
 from typing import Final
 
-from bench import proc
-from bench.contestants import GRPC_GO, GRPCIO, NGHTTPD, WIRE, Target, present, service, started
-from bench.database import READER, filled
 from bench.frame import Bar, Bench, Column, Run
-from bench.server import BenchError
+from bench.servers import proc
+from bench.servers.avapd import BenchError
+from bench.servers.contestants import GRPC_GO, GRPCIO, NGHTTPD, WIRE, Target, present, service, started
+from bench.servers.database import READER, filled
 
 _ALL: Final = (WIRE, GRPCIO, GRPC_GO, NGHTTPD)
 _DEFINITIONS, _DEFINITION_BYTES = 1_000, 1_200

@@ -15,11 +15,11 @@ import tempfile
 from collections.abc import Sequence
 from typing import Final, NamedTuple, Self
 
-from bench.blocks import Style
-from bench.build import go, tool
-from bench.contestants import Target
-from bench.loads import Done, Load
-from bench.server import BenchError
+from bench.loads.drive import Done, Load
+from bench.loads.styles import Style
+from bench.servers.avapd import BenchError
+from bench.servers.build import go, tool
+from bench.servers.contestants import Target
 
 # Drifting blocks are made for so many calls of each connection, then they come again; until then the other connections
 # have sent theirs, so that a memo must be very large to know one.

@@ -18,8 +18,8 @@ import uvloop
 
 from avapd.pb import avap_pb2
 from avapd.shared.snapshot import key_of, varint
-from bench.database import code_of, name_of
-from bench.server import KEY
+from bench.servers.avapd import KEY
+from bench.servers.database import code_of, name_of
 
 _METADATA: Final = (("x-avap-auth", KEY),)
 _OPTIONS: Final = [

@@ -1,0 +1,1 @@
+"""Who asks: closed and open loops of calls, from the client core."""
