@@ -10,18 +10,37 @@ from pathlib import Path
 
 from bench.frame import RESULTS, Bench, Cores, Result, Run, perform
 from bench.pages import render
+from bench.pages.plots import NoMatplotlibError
 from bench.pages.stats import measured, met
-from bench.questions import engine, idle, latency, memory, starts, startup, swap
+from bench.questions import (
+    blocks,
+    clients,
+    engine,
+    idle,
+    latency,
+    memory,
+    miss,
+    polls,
+    propagation,
+    scale,
+    sizes,
+    starts,
+    startup,
+    swap,
+    sync,
+)
 from bench.servers.build import MissingToolError
 
-_MODULES = (engine, latency, idle, startup, memory, starts, swap)
+_MODULES = (
+    engine, latency, clients, blocks, miss, sizes, sync, scale, swap, propagation, polls, startup, starts, memory, idle
+)  # fmt: skip
 BENCHES: dict[str, Bench] = {module.BENCH.name: module.BENCH for module in _MODULES}
 
 
 def main() -> int:
     """Exit code 1 when a bar is missed (not in a quick run), or README.md is stale."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="benches to run, `all`, or `render`")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="benches to run (all by default), or `render`")
     parser.add_argument("--list", action="store_true", help="list benches, their cases and contestants")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="only these benches, cases, contestants")
     parser.add_argument("--quick", action="store_true", help="few rounds and small sizes: to see that it runs")
@@ -39,11 +58,11 @@ def main() -> int:
     if options.names == ["render"]:
         return _render(options.results, check=options.check)
     names = [name for name in (*options.names, *options.only) if name in BENCHES]
-    if "all" in options.names:
+    if "all" in options.names or (not names and not options.names):
         names = list(BENCHES)
     unknown = set(options.names) - {"all", *BENCHES}
-    if unknown or not names:
-        parser.error(f"no such bench: {', '.join(unknown)}" if unknown else "name a bench; --list shows them")
+    if unknown:
+        parser.error(f"no such bench: {', '.join(unknown)}; --list shows them")
     return max([_run(BENCHES[name], options) for name in dict.fromkeys(names)])
 
 
@@ -94,10 +113,14 @@ def _list() -> int:
 
 def _render(folder: Path, *, check: bool) -> int:
     if check:
-        stale = render.stale(folder)
-        print("bench/README.md is stale: python -m bench render" if stale else "bench/README.md is up to date")
-        return int(stale)
-    render.README.write_text(render.render(folder), encoding="utf-8")
+        faults = render.faults(folder)
+        print("\n".join([*faults, "python -m bench render"]) if faults else "bench/README.md is up to date")
+        return int(bool(faults))
+    try:
+        render.write(folder)
+    except NoMatplotlibError as error:
+        print(error)
+        return 1
     return 0
 
 

@@ -18,6 +18,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
+from tqdm import tqdm
+
 import avapd
 
 RESULTS: Final = Path(__file__).parent / "results"
@@ -56,6 +58,24 @@ class Bar:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Plot:
+    """A picture of one figure: `bars` of cases and contestants, or `lines` of contestants over cases.
+
+    `figures` are drawn side by side (or as one line each); `cases` and `contestants` left empty take all there are.
+    `log` is for what spans magnitudes.
+    """
+
+    name: str
+    title: str
+    kind: str
+    figures: tuple[str, ...]
+    axis: str
+    cases: tuple[str, ...] = ()
+    contestants: tuple[str, ...] = ()
+    log: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Round:
     """What one round measured; `number` counts from 1 within its case and contestant."""
 
@@ -85,10 +105,14 @@ class Bench:
     bars: tuple[Bar, ...]
     run: Callable[[Run], None]
     contestants: tuple[str, ...] = (OURS,)
+    plots: tuple[Plot, ...] = ()
 
 
 class Run:
-    """One run of a bench: what was asked for, and what it has recorded so far."""
+    """One run of a bench: what was asked for, and what it has recorded so far.
+
+    `commands` are the exact command lines of servers and clients, by whose they are.
+    """
 
     def __init__(self, *, quick: bool, cores: Cores, only: Sequence[str] = (), rounds: int | None = None) -> None:
         self.quick = quick
@@ -97,12 +121,19 @@ class Run:
         self.parameters: dict[str, Any] = {}
         self.versions: dict[str, str] = {}
         self.skipped: dict[str, str] = {}
+        self.commands: dict[str, str] = {}
+        self._bar = tqdm(unit="rounds", disable=None, bar_format="{l_bar}{bar}| {n}/{total} {elapsed} < {remaining}")
         self._only = only
         self._rounds = rounds
 
     def rounds(self, full: int, quick: int) -> range:
         """The numbers of the rounds to run."""
         return range(1, 1 + (self._rounds or (quick if self.quick else full)))
+
+    def expect(self, rounds: int) -> None:
+        """So many more rounds will be recorded: the progress bar, shown on a terminal, goes by it."""
+        self._bar.reset((self._bar.total or 0) + rounds)
+        self._bar.update(len(self.rounds_done))
 
     def wants(self, name: str, among: Sequence[str]) -> bool:
         """Whether `--only` leaves this case or contestant in; naming none of a kind leaves all of it in."""
@@ -112,14 +143,24 @@ class Run:
     def skip(self, contestant: str, why: str) -> None:
         """Leave a contestant out, saying why, and what would bring it in."""
         self.skipped[contestant] = why
-        print(f"  {contestant} left out: {why}", flush=True)
+        self.tell(f"{contestant} left out: {why}")
 
     def record(self, case: str, number: int, figures: Mapping[str, float], contestant: str = OURS) -> None:
         """Keep a round, and show it."""
         rounded = {name: _significant(value) for name, value in figures.items()}
         self.rounds_done.append(Round(case=case, contestant=contestant, number=number, figures=rounded))
         shown = "  ".join(f"{name}={value:g}" for name, value in rounded.items())
-        print(f"  {case:<14} {contestant:<10} {number:>4}  {shown}", flush=True)
+        self.tell(f"{case:<14} {contestant:<10} {number:>4}  {shown}")
+        self._bar.update()
+
+    def tell(self, text: str) -> None:
+        """Print a line above the progress bar."""
+        self._bar.write(f"  {text}", file=sys.stdout)
+        sys.stdout.flush()
+
+    def end(self) -> None:
+        """Take the progress bar away."""
+        self._bar.close()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +179,8 @@ class Result:
     columns: list[Column]
     bars: list[Bar]
     rounds: list[Round]
+    plots: list[Plot] = dataclasses.field(default_factory=list)
+    commands: dict[str, str] = dataclasses.field(default_factory=dict)
     skipped: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @classmethod
@@ -146,6 +189,7 @@ class Result:
         fields = json.loads(path.read_text(encoding="utf-8"))
         fields["columns"] = [Column(**column) for column in fields["columns"]]
         fields["bars"] = [Bar(**bar) for bar in fields["bars"]]
+        fields["plots"] = [Plot(**_tuples(plot)) for plot in fields.get("plots", [])]
         fields["rounds"] = [Round(**one) for one in fields["rounds"]]
         return cls(**fields)
 
@@ -165,7 +209,10 @@ class Result:
 def perform(bench: Bench, run: Run, command: str) -> Result:
     """Run a bench."""
     machine = facts_of_machine()
-    bench.run(run)
+    try:
+        bench.run(run)
+    finally:
+        run.end()
     return Result(
         bench=bench.name,
         title=bench.title,
@@ -178,6 +225,8 @@ def perform(bench: Bench, run: Run, command: str) -> Result:
         versions={**facts_of_versions(), **run.versions},
         columns=list(bench.columns),
         bars=list(bench.bars),
+        plots=list(bench.plots),
+        commands=run.commands,
         rounds=run.rounds_done,
         skipped=run.skipped,
     )
@@ -203,6 +252,10 @@ def facts_of_versions() -> dict[str, str]:
     """The versions of what runs; a bench adds those of PostgreSQL and of its peers."""
     installed = {name: metadata.version(name) for name in ("grpcio", "uvloop", "protobuf")}
     return {"python": sys.version.split()[0], "avapd": avapd.__version__, **installed}
+
+
+def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
 
 
 def _significant(value: float) -> float:

@@ -95,6 +95,7 @@ class Admin:
             "last_change": _utc(times.change),
             "last_activation": _utc(times.activation),
             "database": {"up": self._poll.source_up, "last_error": self._poll.last_error or None},
+            "polls": {**self._poll.results, "last_seconds": round(self._poll.duration_last, 4)},
             "rejected": self._poll.rejected,
             "workers": [
                 {

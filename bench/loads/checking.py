@@ -55,13 +55,13 @@ class Seen:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Task:
-    """Whom to call, what it should hold, and how: `connections` is for GetCommand."""
+    """Whom to call, what it should hold, from which CPU; `connections` is for GetCommand."""
 
     port: int
     count: int
     definition_bytes: int
     cpu: int
-    connections: int
+    connections: int = 6
 
 
 def generation_of(code: bytes, number: int, definition_bytes: int) -> int | None:

@@ -1,134 +1,89 @@
-"""Loads: closed loops of one unary call over connections by streams, from one client core.
+"""Closed loops of one unary call over connections by streams, from the client core; what they cost on both sides.
 
-The client is h2load (a C program) where it is installed: it costs a fraction of what any server here does. Otherwise
-it is aio_load.py on grpc.aio, which is itself slower than the servers, so that ratios come out nearer to 1 than they
-are. Calls that differ from one to the next are replay.py's.
+A client is a function that calls and tells what it did. `h2load` (C) costs a fraction of what any server here does, so
+that the server is the limit. `ghz`, `grpcio`, `grpc_js` and `grpc_go` are what people really call with: they are often
+slower than the server, and then only the server's CPU time for a call can be compared. Calls that differ from one to
+the next are replay.py's.
 """
 
 from __future__ import annotations
 
-import json
-import re
 import resource
 import shutil
-import subprocess
-import sys
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
+from bench.frame import Run
+from bench.loads import programs
+from bench.loads.h2load import h2load
+from bench.loads.load import Done, Load
 from bench.servers import proc
 from bench.servers.avapd import BenchError, pinned
-from bench.servers.build import PEERS
+from bench.servers.build import version_of
 from bench.servers.contestants import Target
 
-
-class Load(NamedTuple):
-    """A closed loop: `streams` calls are under way on each of `connections`, at any time."""
-
-    connections: int
-    streams: int
-
-
-class Done(NamedTuple):
-    """What a client did: whole calls, those of them that failed, and the mean time of a call in seconds."""
-
-    calls: int
-    failed: int
-    seconds: float
-    mean: float
-
-
 Client = Callable[[Target, Load, float], Done]
+# Compilers that work while a program runs (Node's) need seconds to find out what is worth it.
+_START_SECONDS, _QUICK_START_SECONDS = 3.0, 1.0
+_WARMUP_SECONDS: Final = 0.3
 HAVE_H2LOAD: Final = shutil.which("h2load") is not None
-CLIENT: Final = "h2load" if HAVE_H2LOAD else "grpc.aio"
+CLIENT: Final = "h2load" if HAVE_H2LOAD else "grpcio"
+# The same call again and again. Without h2load it is grpc.aio, which is itself slower than the servers, so that ratios
+# come out nearer to 1 than they are.
+closed_loop: Final[Client] = h2load if HAVE_H2LOAD else programs.grpcio
 
 
-def client_version() -> str:
-    """The version of the client that `closed_loop` is."""
-    if not HAVE_H2LOAD:
-        return "grpc.aio"
-    return (
-        subprocess.run(["h2load", "--version"], check=True, capture_output=True, text=True)
-        .stdout.split("/")[-1]
-        .strip()
-    )
+class Traffic(NamedTuple):
+    """A client and the loop it keeps up."""
+
+    client: Client
+    load: Load
 
 
-def drive(target: Target, load: Load, seconds: float, cpu: int, client: Client | None = None) -> dict[str, float]:
-    """Load a server for so many seconds from this CPU; calls a second, also of its CPU time, and their mean time."""
-    client = client or closed_loop
-    with pinned({cpu}):
-        client(target, load, min(1.0, seconds / 2))  # connections, caches and memos are warm afterwards
-        before, ours_before = proc.cpu_seconds(target.pid), _children_seconds()
+def describe_client(run: Run) -> None:
+    """Note which client `closed_loop` is."""
+    run.parameters["client"] = CLIENT
+    if HAVE_H2LOAD:
+        run.versions["h2load"] = version_of("h2load", "--version")
+
+
+def warm_up(run: Run, targets: Iterable[Target]) -> None:
+    """Load servers that were just started, so that what they compile, allocate and remember is there."""
+    with pinned({run.cores.client}):
+        for target in targets:
+            closed_loop(target, Load(10, 10), _QUICK_START_SECONDS if run.quick else _START_SECONDS)
+
+
+def drive(run: Run, case: str, target: Target, traffic: Traffic, seconds: float) -> dict[str, float]:
+    """Load a server for so many seconds from the client core: calls a second, also of its CPU time, bytes, latency.
+
+    `server_cpu` and `client_cpu` are in cores; of the server the processes that answer. Raises BenchError when a call
+    failed.
+    """
+    client, load = traffic
+    with pinned({run.cores.client}):
+        client(target, load, min(_WARMUP_SECONDS, seconds / 2))  # whatever this case is the first to need
+        before, ours_before = _cpu_seconds(target), _children_seconds()
         done = client(target, load, seconds)
-        cpu_seconds, ours = proc.cpu_seconds(target.pid) - before, _children_seconds() - ours_before
+        cpu_seconds, ours = _cpu_seconds(target) - before, _children_seconds() - ours_before
     if done.failed or not done.calls:
         raise BenchError(f"{done.failed} of {done.calls} calls failed")
+    run.commands.setdefault(f"load {case}", done.command)
     return {
         "per_second": done.calls / done.seconds,
         "per_cpu_second": done.calls / cpu_seconds,
+        "mb_per_second": done.calls * target.answer_bytes / done.seconds / 1e6,
         "mean_ms": done.mean * 1e3,
         "server_cpu": cpu_seconds / done.seconds,
         "client_cpu": ours / done.seconds,
     }
 
 
+def _cpu_seconds(target: Target) -> float:
+    return sum(map(proc.cpu_seconds, target.answering))
+
+
 def _children_seconds() -> float:
     """The CPU time of the clients that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
-
-
-def closed_loop(target: Target, load: Load, seconds: float) -> Done:
-    """The same call again and again, by the client there is."""
-    return (_h2load if HAVE_H2LOAD else _aio)(target, load, seconds)
-
-
-def _h2load(target: Target, load: Load, seconds: float) -> Done:
-    """h2load counts HTTP statuses; that the answers are whole is seen from the bytes of data per call."""
-    with tempfile.NamedTemporaryFile() as body:
-        body.write(b"\0" + len(target.message).to_bytes(4, "big") + target.message)
-        body.flush()
-        headers = {"content-type": "application/grpc", "te": "trailers", **target.headers}
-        words = [word for name, value in headers.items() for word in ("-H", f"{name}: {value}")]
-        text = subprocess.run(
-            ["h2load", "-D", f"{round(seconds * 1000)}ms", "-c", str(load.connections), "-m", str(load.streams),
-             "-d", body.name, *words, f"http://127.0.0.1:{target.port}{target.path}"],
-            check=True, capture_output=True, text=True,
-        ).stdout  # fmt: skip
-    finished = _numbers(r"finished in ([\d.]+)(s|ms),", text)
-    done, failed, errored, timed_out = _numbers(
-        r"(\d+) done, \d+ succeeded, (\d+) failed, (\d+) errored, (\d+) timeout", text
-    )
-    data = _numbers(r"\((\d+)\) data", text)
-    # It ends in the midst of answers, and counts the bytes of those less exactly than the calls.
-    whole = int(done) - load.connections * load.streams
-    if int(data[0]) < 0.95 * whole * target.answer_bytes:
-        raise BenchError(f"{data[0]} bytes came for {done} calls, each answer has {target.answer_bytes}")
-    mean = _numbers(r"time for request: +\S+ +\S+ +([\d.]+)(us|ms|s) ", text)
-    lost = int(failed) + int(errored) + int(timed_out)
-    return Done(int(done), lost, _seconds(*finished), _seconds(*mean))
-
-
-def _numbers(pattern: str, text: str) -> tuple[str, ...]:
-    found = re.search(pattern, text)
-    if found is None:
-        raise BenchError(f"h2load says nothing like {pattern!r}:\n{text}")
-    return found.groups()
-
-
-def _seconds(number: str, unit: str) -> float:
-    return float(number) * {"s": 1.0, "ms": 1e-3, "us": 1e-6}[unit]
-
-
-def _aio(target: Target, load: Load, seconds: float) -> Done:
-    asked = {
-        "port": target.port, "path": target.path, "headers": target.headers, "message": target.message.hex(),
-        "answer_bytes": target.answer_bytes, "status": target.status, **load._asdict(), "seconds": seconds,
-    }  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, PEERS / "aio_load.py", json.dumps(asked)],
-        check=True, capture_output=True, text=True,
-    )  # fmt: skip
-    return Done(**json.loads(done.stdout))

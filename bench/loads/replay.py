@@ -15,10 +15,10 @@ import tempfile
 from collections.abc import Sequence
 from typing import Final, NamedTuple, Self
 
-from bench.loads.drive import Done, Load
+from bench.loads.load import Done, Load
 from bench.loads.styles import Style
 from bench.servers.avapd import BenchError
-from bench.servers.build import go, tool
+from bench.servers.build import go, shown, tool
 from bench.servers.contestants import Target
 
 # Drifting blocks are made for so many calls of each connection, then they come again; until then the other connections
@@ -65,9 +65,15 @@ class Replay:
             "bodies": [_text(_prefixed(message)) for message in calls.messages or (target.message,)],
             "grpc_status": str(target.status), "answer_bytes": 0 if target.status else target.answer_bytes + 5,
         }  # fmt: skip
+        self.command = f"replay PLAN.json, plan: {self._told(calls)}"
         self._seconds = warmup + seconds
         self._file = tempfile.NamedTemporaryFile("w", suffix=".json")  # noqa: SIM115 - closed by __exit__
         self._before = [tool("chrt", "apt install util-linux"), "--idle", "0"] if idle else []
+
+    def _told(self, calls: Calls) -> str:
+        """The plan without what fills pages."""
+        plan = {name: value for name, value in self._plan.items() if name not in {"blocks", "bodies", "port"}}
+        return shown([json.dumps({**plan, "blocks": calls.style.name, "names": len(calls.messages) or 1})])
 
     def __enter__(self) -> Self:
         json.dump(self._plan, self._file)
@@ -99,8 +105,8 @@ def replayed(calls: Calls, target: Target, load: Load, seconds: float) -> Done:
         seen = client.seen()
     lost = seen.failed + seen.unanswered
     if lost:
-        print(f"  {lost} calls failed: {seen.failures}")
-    return Done(seen.calls, lost, seen.seconds, seen.latency["mean_ms"] / 1e3)
+        raise BenchError(f"{lost} calls failed: {seen.failures}")
+    return Done(seen.calls, lost, seen.seconds, seen.latency["mean_ms"] / 1e3, client.command)
 
 
 def _blocks(style: Style, target: Target, connections: int) -> list[list[str]]:

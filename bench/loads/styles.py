@@ -35,6 +35,8 @@ _ANEW: Final = b"\x20\x3f\xe1\x1f"
 # The three literals of RFC 7541 section 6.2: first bits, and how many bits are left for the index of the name.
 _INSERT, _PLAIN, _NEVER = (0x40, 6), (0x00, 4), (0x10, 4)
 _STATIC: Final = 61  # the last index of the static table
+_ALL: Final = 1 << 30
+_LOOKED_AT: Final = 100  # no more entries of one name fit into the table
 _NO_VALUE: Final = b"\0"  # that no field has: finds names only
 # A field with so many different values in a capture has another one in each call.
 _DRIFTS: Final = 50
@@ -51,23 +53,28 @@ class Coded(enum.IntEnum):
 class Written(NamedTuple):
     """A field as it stands in a block. `literal` is None where it is an index; `found` tells that it could be one.
 
-    `named` is the index of the name, 0 when it is written out; the last two tell which strings are Huffman-coded, and
-    whether that was done for its own sake.
+    `age` is how many other values of that name were inserted since. `named` is the index of the name, 0 when it is
+    written out; the last two tell which strings are Huffman-coded, and whether that was done for its own sake.
     """
 
     name: bytes
     value: bytes
     literal: tuple[int, int] | None
     found: bool = True
+    age: int = 0
     named: int = 0
     coded_name: Coded = Coded.NO
     coded_value: Coded = Coded.NO
 
 
 class Habit(NamedTuple):
-    """How a client writes a field: by index where it can, or always as that literal; see Written."""
+    """How a client writes a field; see Written.
 
-    by_index: bool
+    By index where the value is one of the last `recent` that it inserted for that name, else as that literal. grpc-core
+    looks for a deadline among its last five.
+    """
+
+    recent: int
     literal: tuple[int, int]
     named: int
     coded_name: Coded
@@ -134,11 +141,13 @@ def _habit(fields: list[Written]) -> Habit:
     """A field's habit: what the client did when it had the choice; an index where it never had."""
     literals = [field for field in fields if field.literal is not None]
     if not literals:
-        return Habit(by_index=True, literal=_INSERT, named=0, coded_name=Coded.SHORTER, coded_value=Coded.SHORTER)
+        return Habit(recent=_ALL, literal=_INSERT, named=0, coded_name=Coded.SHORTER, coded_value=Coded.SHORTER)
     last = literals[-1]
     assert last.literal is not None
+    indexed = [field.age for field in fields if field.literal is None]
+    passed_over = any(field.found for field in literals)
     return Habit(
-        by_index=not any(field.found for field in literals),
+        recent=max(indexed, default=-1) + 1 if passed_over else _ALL,
         literal=last.literal,
         named=max(field.named for field in literals),
         coded_name=max(field.coded_name for field in literals),
@@ -152,12 +161,21 @@ def _habit(fields: list[Written]) -> Habit:
 def _read(blocks: list[bytes]) -> Iterator[list[Written]]:
     """The fields of consecutive blocks of one connection."""
     table = HeaderTable()
+    inserted: dict[bytes, list[bytes]] = {}
     for block in blocks:
         fields, rest = [], block
         while rest:
             field, rest = _field(table, rest)
-            fields += [field] if field else []
+            if field is not None:
+                fields.append(field._replace(age=_age(inserted.get(field.name, []), field.value)))
+                if field.literal is _INSERT:
+                    inserted.setdefault(field.name, []).append(field.value)
         yield fields
+
+
+def _age(inserted: list[bytes], value: bytes) -> int:
+    """How many values were inserted after this one; as many as there are when it never was."""
+    return inserted[::-1].index(value) if value in inserted else len(inserted)
 
 
 def _field(table: HeaderTable, block: bytes) -> tuple[Written | None, bytes]:
@@ -181,7 +199,7 @@ def _field(table: HeaderTable, block: bytes) -> tuple[Written | None, bytes]:
     if literal is _INSERT:
         table.add(name, value)
     found = match is not None and match[2] is not None
-    return Written(name, value, literal, found, index, coded_name, coded_value), block
+    return Written(name, value, literal, found, 0, index, coded_name, coded_value), block
 
 
 def _text(block: bytes) -> tuple[bytes, Coded, bytes]:
@@ -202,13 +220,15 @@ class _Writer:
     def __init__(self, habits: Mapping[bytes, Habit]) -> None:
         self._habits = habits
         self._table = HeaderTable()
+        self._inserted: dict[bytes, list[bytes]] = {}
 
     def block(self, fields: list[tuple[bytes, bytes]]) -> bytes:
         return b"".join(self._field(name, value) for name, value in fields)
 
     def _field(self, name: bytes, value: bytes) -> bytes:
         habit = self._habits[name]
-        match = self._table.search(name, value) if habit.by_index else None
+        inserted = self._inserted.setdefault(name, [])
+        match = self._table.search(name, value) if _age(inserted[-_LOOKED_AT:], value) < habit.recent else None
         if match is not None and match[2] is not None:
             return _integer(match[0], 7, 0x80)
         bits, width = habit.literal
@@ -216,6 +236,7 @@ class _Writer:
         head = _integer(index, width, bits) + (b"" if index else _string(name, habit.coded_name))
         if habit.literal == _INSERT:
             self._table.add(name, value)
+            inserted.append(value)
         return head + _string(value, habit.coded_value)
 
     def _name(self, name: bytes, captured: int) -> int:

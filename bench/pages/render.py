@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from bench.frame import Bar, Result
+from bench.pages import brief, capacity, plots
 from bench.pages.stats import Figure, figure, measured, met
+from bench.pages.text import table
 
 README: Final = Path(__file__).parents[1] / "README.md"
 _HEAD: Final = """# Benches
@@ -14,34 +19,79 @@ _HEAD: Final = """# Benches
 Rendered by `python -m bench render` from the files in `results/`, which hold every round; do not edit.
 A cell is the statistic over the rounds, then (smallest … largest round).
 """
+_PAGE: Final = "bench/README.md"
 
 
-def render(folder: Path) -> str:
-    """The page for every result file in `folder`, in the order of their names."""
-    results = [Result.load(path) for path in sorted(folder.glob("*.json"))]
-    return "\n".join([_HEAD, *map(_section, results)])
+def render(folder: Path, page: Path = README) -> str:
+    """The page for every result file in `folder`, in the order of their names; links are as seen from `page`."""
+    results = _results(folder)
+    parts = [brief.section(results), *(_section(result, folder, page) for result in results), capacity.section(results)]
+    sections = [part for part in parts if part]
+    return "\n".join([_HEAD, _contents(sections), *sections])
 
 
-def stale(folder: Path) -> bool:
-    """Whether README.md is not what `render` makes now."""
-    return not README.exists() or README.read_text(encoding="utf-8") != render(folder)
+def faults(folder: Path, page: Path = README) -> list[str]:
+    """What is not as `write` would leave it: the page, its pictures; one line each. Needs no matplotlib."""
+    same = page.exists() and page.read_text(encoding="utf-8") == render(folder, page)
+    return ([] if same else [f"{_PAGE} is stale"]) + plots.faults(folder, _results(folder))
 
 
-def _section(result: Result) -> str:
+def write(folder: Path, page: Path = README) -> None:
+    """Write the page, then draw the pictures that are missing or stale. Raises plots.NoMatplotlibError."""
+    page.write_text(render(folder, page), encoding="utf-8")
+    plots.draw(folder, _results(folder))
+
+
+def _results(folder: Path) -> list[Result]:
+    return [Result.load(path) for path in sorted(folder.glob("*.json"))]
+
+
+def _contents(sections: Sequence[str]) -> str:
+    """Links to the sections, by the anchors that GitHub gives to headings."""
+    heads = [section.partition("\n")[0].removeprefix("## ") for section in sections]
+    return "\n".join(f"- [{head}](#{anchor(head)})" for head in heads) + "\n"
+
+
+def anchor(heading: str) -> str:
+    """The anchor that GitHub gives to a heading: small letters, no punctuation, a hyphen for each blank."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def _section(result: Result, folder: Path, page: Path) -> str:
     quick = " (quick run: few rounds, small sizes)" if result.quick else ""
     return "\n".join(
         [
             f"## {result.bench}: {result.title}{quick}\n",
             result.method.strip() + "\n",
             _rounds_tables(result),
+            *_pictures(result, folder, page),
             _bars_table(result),
             *(f"{name} was left out: {why}\n" for name, why in result.skipped.items()),
             f"`{result.command}`, {result.date}  ",
             f"machine: {_facts(result.machine)}  ",
             f"versions: {_facts(result.versions)}  ",
             f"parameters: {_facts(result.parameters)}\n",
+            *_commands(result),
         ]
     )
+
+
+def _pictures(result: Result, folder: Path, page: Path) -> list[str]:
+    """A link for each plot that shows something, with what it shows in words."""
+    place = Path(os.path.relpath(folder.resolve() / plots.FOLDER, page.resolve().parent)).as_posix()
+    return [f"![{_alt(shown)}]({place}/{name})\n" for name, shown in plots.pictures([result])]
+
+
+def _alt(shown: plots.Picture) -> str:
+    return re.sub(r"([\[\]\\])", r"\\\1", shown.text)
+
+
+def _commands(result: Result) -> list[str]:
+    """The exact command lines, folded away."""
+    if not result.commands:
+        return []
+    lines = "\n".join(f"# {name}\n{command}" for name, command in result.commands.items())
+    return [f"<details><summary>Exact command lines</summary>\n\n```sh\n{lines}\n```\n\n</details>\n"]
 
 
 def _rounds_tables(result: Result) -> str:
@@ -68,7 +118,7 @@ def _rounds_table(result: Result, figures: set[str], lines: list[tuple[str, str]
             show = _number if column.statistic == "sum" else _cell
             cells.append(show(found, column.digits))
         rows.append([case, contestant, str(count), *cells])
-    return _table(["case", "contestant", "rounds", *heads], rows)
+    return table(["case", "contestant", "rounds", *heads], rows)
 
 
 def _bars_table(result: Result) -> str:
@@ -80,7 +130,7 @@ def _bars_table(result: Result) -> str:
         )
         limit = "" if bar.limit is None else f"{bar.sense} {bar.limit:,g} {bar.unit}".strip()
         rows.append([bar.says, bar.case, _of(bar), limit, _cell(found, bar.digits), verdict])
-    return _table(["bar", "case", "figure", "limit", "measured", "met"], rows)
+    return table(["bar", "case", "figure", "limit", "measured", "met"], rows)
 
 
 def _of(bar: Bar) -> str:
@@ -97,11 +147,6 @@ def _cell(found: Figure | None, digits: int) -> str:
 
 def _number(found: Figure | None, digits: int) -> str:
     return "-" if found is None else f"{found.value:,.{digits}f}"
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n"
 
 
 def _facts(facts: dict[str, Any] | dict[str, str]) -> str:

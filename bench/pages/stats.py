@@ -41,7 +41,10 @@ def figure(rounds: Sequence[Round], case: str, contestant: str, name: str, stati
 
 
 def measured(bar: Bar, rounds: Sequence[Round]) -> Figure | None:
-    """What a bar is held against; a ratio is that of the two statistics, its spread that of the pairs of rounds."""
+    """What a bar is held against; a ratio is that of the two statistics, its spread that of the pairs of rounds.
+
+    None when it was not measured, or is a ratio to nothing.
+    """
     ours = figure(rounds, bar.case, bar.contestant, bar.figure, bar.statistic)
     if ours is None or not (bar.over or bar.over_case):
         return ours
@@ -50,7 +53,7 @@ def measured(bar: Bar, rounds: Sequence[Round]) -> Figure | None:
     other = _by_number(rounds, case, contestant, bar.figure)
     own = _by_number(rounds, bar.case, bar.contestant, bar.figure)
     pairs = [value / other[number] for number, value in own.items() if other.get(number)]
-    if theirs is None or not pairs:
+    if theirs is None or not theirs.value or not pairs:
         return None
     return Figure(ours.value / theirs.value, min(pairs), max(pairs), len(pairs))
 

@@ -1,12 +1,12 @@
 """Memory with a catalog of about 220 MB: what each worker adds, and how far the master's memory rises while it loads.
 
 Workers: /proc/PID/smaps_rollup of the master and of each worker, 1 s after SERVING. PSS divides each page by the
-number of processes that map it, so its sum over all processes is what the server takes; *added* is that sum minus the
-sum with one worker less, in the same round. *own* is the PSS of a worker without shared memory. Peak: *VmHWM* is the
-kernel's own high-water mark of the resident set (begun anew before the refresh); *PSS* and *held* are sampled every
-30 ms, where *held* is the PSS that is no shared memory plus every arena whose descriptor the master holds, mapped or
-not: memory the host must have. Multiples are of the catalog (the arena's size). The refresh is ordered by SIGHUP
-after 1 % of the rows were changed.
+number of processes that map it, so its sum over all processes is what the server takes; *added* is what each
+worker more than in the line above adds to that sum, in the same round. *own* is the PSS of a worker without shared
+memory. Peak: *VmHWM* is the kernel's own high-water mark of the resident set (begun anew before the refresh); *PSS* and
+*held* are sampled every 30 ms, where *held* is the PSS that is no shared memory plus every arena whose descriptor the
+master holds, mapped or not: memory the host must have. Multiples are of the catalog (the arena's size). The refresh is
+ordered by SIGHUP after 1 % of the rows were changed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _COUNT: Final = 200_000
 _QUICK_COUNT: Final = 20_000
 _DEFINITION_BYTES: Final = 1_100
 _SETTLE_SECONDS: Final = 1.0
-_WORKERS: Final = {"1 worker": 1, "2 workers": 2, "3 workers": 3, "4 workers": 4}
+_WORKERS: Final = {"1 worker": 1, "2 workers": 2, "4 workers": 4, "8 workers": 8}
 _FIRST, _REFRESH = "first load", "refresh 1 %"
 _CASES: Final = (*_WORKERS, _FIRST, _REFRESH)
 
@@ -34,13 +34,13 @@ def run(run: Run) -> None:
     """Measure workers, then peaks."""
     count = _QUICK_COUNT if run.quick else _COUNT
     with filled(run, count, _DEFINITION_BYTES) as postgres:
-        for number in run.rounds(full=3, quick=1):
-            total = 0.0
+        for number in run.rounds(full=5, quick=1):
+            fewer = total = 0.0
             for case, workers in _WORKERS.items():
                 if run.wants(case, _CASES):
-                    figures = _workers(postgres.url(READER), workers)
-                    added = {"added": figures["total"] - total} if total else {}
-                    total = figures["total"]
+                    figures = _workers(run, postgres.url(READER), workers)
+                    added = {"added": (figures["total"] - total) / (workers - fewer)} if fewer else {}
+                    fewer, total = workers, figures["total"]
                     run.record(case, number, {**figures, **added})
             if run.wants(_FIRST, _CASES) or run.wants(_REFRESH, _CASES):
                 first, refresh = _peaks(postgres)
@@ -48,10 +48,11 @@ def run(run: Run) -> None:
                 run.record(_REFRESH, number, refresh)
 
 
-def _workers(url: str, count: int) -> dict[str, float]:
+def _workers(run: Run, url: str, count: int) -> dict[str, float]:
     """Memory of a settled server, in MB (10⁶ bytes); for workers the mean over them."""
     with Avapd(url, workers=count) as server:
         server.wait("SERVING")
+        run.commands.setdefault("avapd", server.command)
         time.sleep(_SETTLE_SECONDS)
         master = proc.memory(server.process.pid)
         workers = [proc.memory(pid) for pid in server.worker_pids()]
@@ -127,7 +128,7 @@ BENCH = Bench(
         Column(figure="held", head="held", unit="catalogs", digits=2),
     ),
     bars=(
-        *(_added(case) for case in ("2 workers", "3 workers", "4 workers")),
+        *(_added(case) for case in ("2 workers", "4 workers", "8 workers")),
         *(_peak(case, "hwm", "the master's resident set peaks at 3.5 catalogs") for case in (_FIRST, _REFRESH)),
         *(_peak(case, "held", "with all arenas, too") for case in (_FIRST, _REFRESH)),
     ),

@@ -40,8 +40,11 @@ def run(run: Run) -> None:
     with filled(run, _DEFINITIONS, _DEFINITION_BYTES) as postgres, Avapd(postgres.url(READER), workers=1) as server:
         server.wait("SERVING")
         watcher = _Watcher(server)
+        run.commands["avapd"] = server.command
+        numbers = run.rounds(full=300, quick=20)
+        run.expect(len(numbers))
         with pinned({run.cores.client}):
-            for number in run.rounds(full=1000, quick=50):
+            for number in numbers:
                 run.record(_CASE, number, watcher.round())
 
 

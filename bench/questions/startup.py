@@ -42,25 +42,26 @@ def run(run: Run) -> None:
     with database() as postgres:
         run.versions["postgres"] = version(postgres)
         for size in _SIZES:
-            if not run.wants(str(size), cases) or (size == _LARGE and (run.quick or not _fits())):
+            if not run.wants(str(size), cases) or (size == _LARGE and (run.quick or not _fits(run))):
                 continue
             fill(postgres, size, _DEFINITION_BYTES)
-            for number in (0, *run.rounds(full=5 if size < _LARGE else 3, quick=2)):
-                figures = _start(postgres.url(READER), size)
+            for number in (0, *run.rounds(full=5, quick=2)):
+                figures = _start(run, postgres.url(READER), size)
                 if number:
                     run.record(str(size), number, figures)
 
 
-def _fits() -> bool:
+def _fits(run: Run) -> bool:
     fits = psutil.virtual_memory().available > _LARGE_MEMORY and shutil.disk_usage("/tmp").free > _LARGE_DISK
     if not fits:
-        print(f"  {_LARGE} left out: too little memory or disk")
+        run.skip(f"{_LARGE:,} definitions", "too little memory or disk")
     return fits
 
 
-def _start(url: str, size: int) -> dict[str, float]:
+def _start(run: Run, url: str, size: int) -> dict[str, float]:
     """One start, in seconds."""
     with Avapd(url, workers=_WORKERS, AVAPD_MAX_CATALOG_BYTES=str(8 << 30)) as server:
+        run.commands.setdefault("avapd", server.command)
         at = {name: server.wait(name).at for name in reversed(CHECKPOINTS)}
         status = server.status()
     if status["count"] != size or any(worker["state"] != "SERVING" for worker in status["workers"]):

@@ -18,6 +18,8 @@ from typing import Any, Final, NamedTuple, Self
 
 import psutil
 
+from bench.servers.build import shown
+
 KEY: Final = "bench-key-of-enough-length"
 CHECKPOINTS: Final = ("INIT", "CONFIG OK", "DB OK", "CATALOG OK", "Definitions Broadcasted", "WORKERS OK", "SERVING")
 _STOP_SECONDS: Final = 20.0
@@ -72,12 +74,14 @@ class Avapd:
             "AVAPD_PRE_DRAIN_SECONDS": "0",
             **settings,
         }
+        command = [sys.executable, "-P", "-m", "avapd", "serve"]
+        self.command = shown(command, {**env, "DATABASE_URL": "..."})
         self._events: list[Event] = []
         self._other: list[str] = []
         self._arrived = threading.Condition()
         self._began = time.perf_counter()
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "avapd", "serve"],
+            command,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env,
         )  # fmt: skip
         threading.Thread(target=self._read, daemon=True).start()
@@ -85,7 +89,7 @@ class Avapd:
     def _read(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            at = time.perf_counter() - self._began
+            at = self.elapsed()
             with self._arrived:
                 try:
                     self._events.append(Event(at, json.loads(line)))
@@ -102,6 +106,10 @@ class Avapd:
         """The lines with this message so far."""
         with self._arrived:
             return [event for event in self._events if event.fields["msg"] == msg]
+
+    def elapsed(self) -> float:
+        """Now, on the clock of its events."""
+        return time.perf_counter() - self._began
 
     def troubles(self) -> list[str]:
         """What it said at WARN or above, and what was no log line, so far."""

@@ -63,3 +63,12 @@ def fill(postgres: Postgres, count: int, definition_bytes: int) -> None:
         VACUUM (FREEZE, ANALYZE) obex_dapl_functions;
         CHECKPOINT"""
     )
+
+
+def add(postgres: Postgres, name: str, definition_bytes: int) -> None:
+    """One more definition, of about this size as a serialized CommandResponse."""
+    postgres.psql(
+        f"""INSERT INTO obex_dapl_functions (name, interface, type, code)
+        VALUES ('{name}', '[{{"item": "value", "type": "variable"}}]', 'function',
+                rpad('# {name}', {definition_bytes - _BESIDE_CODE}, E'\\n# padding'))"""
+    )

@@ -26,10 +26,14 @@ class Source:
         `hurry` tells the server to look at once, for one that seldom polls.
         """
         published = len(server.events("Definitions Broadcasted"))
-        last, self._generation = self._generation, (self._generation + 1) % self._cycle
-        edit = f"regexp_replace(code, '^generation = {last}', 'generation = {self._generation}')"
-        self._postgres.psql(f"UPDATE obex_dapl_functions SET code = {edit}")
+        self.edit()
         if hurry:
             server.process.send_signal(signal.SIGHUP)
         server.wait("Definitions Broadcasted", published + 1)
-        self._postgres.psql("VACUUM obex_dapl_functions")  # autovacuum is off: the table must not grow with each swap
+
+    def edit(self) -> None:
+        """Write the next generation number into every row."""
+        last, self._generation = self._generation, (self._generation + 1) % self._cycle
+        edit = f"regexp_replace(code, '^generation = {last}', 'generation = {self._generation}')"
+        self._postgres.psql(f"UPDATE obex_dapl_functions SET code = {edit}")
+        self._postgres.psql("VACUUM obex_dapl_functions")  # autovacuum is off: the table must not grow with each edit

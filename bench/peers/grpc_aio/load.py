@@ -1,4 +1,4 @@
-"""A closed loop on grpc.aio, for machines without h2load. JSON in (argv), JSON out; see bench/loads.py."""
+"""A closed loop on grpc.aio, for machines without h2load. JSON in (argv), JSON out; see bench/loads/drive.py."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import asyncio
 import json
 import sys
 import time
-from typing import Any
+from typing import Any, Final
 
 import grpc
 import grpc.aio
 import uvloop
+
+DEADLINE_SECONDS: Final = 20.0  # of a call
 
 
 async def main(asked: dict[str, Any]) -> dict[str, float]:
@@ -20,6 +22,7 @@ async def main(asked: dict[str, Any]) -> dict[str, float]:
     channels = [
         grpc.aio.insecure_channel(f"127.0.0.1:{asked['port']}", options=options) for _ in range(asked["connections"])
     ]
+    await asyncio.gather(*(channel.channel_ready() for channel in channels))
     times: list[float] = []
     failed = 0
     began = time.perf_counter()
@@ -30,7 +33,7 @@ async def main(asked: dict[str, Any]) -> dict[str, float]:
         call = channel.unary_unary(asked["path"])
         while (start := time.perf_counter()) < end:
             try:
-                answer = await call(message, metadata=metadata)
+                answer = await call(message, metadata=metadata, timeout=DEADLINE_SECONDS)
                 failed += asked["status"] != 0 or len(answer) != asked["answer_bytes"]
             except grpc.aio.AioRpcError as error:
                 failed += asked["status"] != error.code().value[0]
