@@ -24,7 +24,7 @@ from bench.servers.contestants import Target
 
 Client = Callable[[Target, Load, float], Done]
 # Compilers that work while a program runs (Node's) need seconds to find out what is worth it.
-_START_SECONDS, _QUICK_START_SECONDS = 3.0, 1.0
+_START_SECONDS, _QUICK_START_SECONDS = 2.0, 1.0
 _WARMUP_SECONDS: Final = 0.3
 HAVE_H2LOAD: Final = shutil.which("h2load") is not None
 CLIENT: Final = "h2load" if HAVE_H2LOAD else "grpcio"

@@ -111,7 +111,8 @@ def replayed(calls: Calls, target: Target, load: Load, seconds: float) -> Done:
 
 def _blocks(style: Style, target: Target, connections: int) -> list[list[str]]:
     """The blocks of each connection; one sequence does for all where they do not drift."""
-    values = tuple({":path": target.path, **target.headers}.items())
+    length = str(len(_prefixed(target.message)))  # some clients tell it
+    values = tuple({":path": target.path, "content-length": length, **target.headers}.items())
     return [_sequence(style, values, seed) for seed in range(connections if style.drifts else 1)]
 
 

@@ -8,7 +8,7 @@ keys: what an engine on grpcio could reach at best. *nghttpd* (C) sends a static
 and knows no keys either: the limit.
 
 All run on the server core. Each round starts all anew (two processes of one program differ by some percent for as long
-as they live), warms each up for 3 s and then loads them in turn, case by case, so that what else the machine does meets
+as they live), warms each up for 2 s and then loads them in turn, case by case, so that what else the machine does meets
 all. The client is h2load on the client core, in a closed loop: *10x10* is 10 connections with 10 calls under way on
 each, *1x1* one call at a time; it asks for the same definition again and again.
 

@@ -1,6 +1,6 @@
 """What a server costs while nobody calls it: CPU time and wake-ups, with 1,000 open connections and with none.
 
-All processes of each contestant, for 8 s, one after the other, each alone on the server core. The connections have
+All processes of each contestant, for 4 s, one after the other, each alone on the server core. The connections have
 exchanged SETTINGS as HTTP/2 wants it and made no call; afterwards each is asked for a PING, and all must answer.
 CPU time is the scheduler's own, in nanoseconds; wake-ups are the voluntary context switches of all threads.
 """
@@ -33,7 +33,7 @@ from bench.servers.database import READER, filled
 _ALL: Final = (WIRE, GRPCIO, GRPC_JS, GRPC_GO, TONIC, NGHTTPD)
 _DEFINITIONS, _DEFINITION_BYTES = 1_000, 1_200
 _CASES: Final = {"1,000 connections": 1_000, "no connection": 0}
-_SECONDS, _QUICK_SECONDS = 8.0, 3.0
+_SECONDS, _QUICK_SECONDS = 4.0, 3.0
 _SETTLE_SECONDS: Final = 1.0
 _ANSWER_SECONDS: Final = 10.0
 # RFC 9113: the preface and empty SETTINGS; the ACK of the server's; a PING.

@@ -23,11 +23,9 @@ from bench.loads.drive import warm_up
 from bench.loads.open_loop import COLUMNS, CONNECTIONS, Pace, measure, random_calls
 from bench.servers.build import go, tool, version_of
 from bench.servers.contestants import (
-    GRPC_AIO,
     GRPC_GO,
     GRPC_JS,
     GRPCIO,
-    GRPCLIB,
     NGHTTPD,
     TONIC,
     WIRE,
@@ -38,10 +36,10 @@ from bench.servers.contestants import (
 from bench.servers.database import READER, filled
 
 _FAST: Final = (WIRE, GRPC_GO, TONIC, NGHTTPD)
-_ALL: Final = (*_FAST, GRPC_JS, GRPCIO, GRPC_AIO, GRPCLIB)
+_ALL: Final = (*_FAST, GRPC_JS, GRPCIO)
 _DEFINITIONS: Final = 10_000
 _ANSWER_BYTES: Final = 2_048
-_SECONDS, _QUICK_SECONDS = 5.0, 2.0
+_SECONDS, _QUICK_SECONDS = 3.0, 2.0
 
 
 class _Case(NamedTuple):

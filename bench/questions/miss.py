@@ -21,10 +21,10 @@ from bench.loads.styles import style
 from bench.questions.saturation import COLUMNS, Case, ratio, saturate
 from bench.servers.avapd import KEY
 from bench.servers.build import go, tool, version_of
-from bench.servers.contestants import GRPC_GO, GRPCIO, SERVICE_PATH, TONIC, WIRE, Target, service
+from bench.servers.contestants import GRPC_GO, SERVICE_PATH, TONIC, WIRE, Target, service
 from bench.servers.database import READER, filled, name_of
 
-_CONTESTANTS: Final = (WIRE, GRPCIO, GRPC_GO, TONIC)
+_CONTESTANTS: Final = (WIRE, GRPC_GO, TONIC)
 _DEFINITIONS, _QUICK_DEFINITIONS = 1_000_000, 10_000
 _ANSWER_BYTES: Final = 400
 _NAMES: Final = 100_000
@@ -89,8 +89,8 @@ BENCH: Final = Bench(
             for case in ("unknown name", "wrong key", "unknown method")
         ),
         ratio(_RANDOM_UNKNOWN, "a miss is as fast as a hit", 0.9, over_case=_RANDOM),
-        *(ratio(_RANDOM, f"ahead of {other}", 1, over=other) for other in (GRPCIO, GRPC_GO, TONIC)),
-        *(ratio(_RANDOM_UNKNOWN, f"ahead of {other}", 1, over=other) for other in (GRPCIO, GRPC_GO, TONIC)),
+        *(ratio(_RANDOM, f"ahead of {other}", 1, over=other) for other in (GRPC_GO, TONIC)),
+        *(ratio(_RANDOM_UNKNOWN, f"ahead of {other}", 1, over=other) for other in (GRPC_GO, TONIC)),
     ),
     plots=(
         Plot(

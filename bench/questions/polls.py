@@ -2,9 +2,9 @@
 
 One avapd, told to look at its table again and again (SIGHUP), on a connection of its own each time as always.
 *database* is the CPU time of PostgreSQL for one poll, all its processes, the start of the connection's process
-included; *poll* is how long it takes; *master* the CPU time of avapd's master; *over the wire* what the master read
-meanwhile. *unchanged* polls a table as it was, *all changed* one whose every row was edited before, *one changed* one
-with a single edit.
+included; *poll* is how long it takes; *master* the CPU time of avapd's master; *over the wire* what PostgreSQL sent
+meanwhile, counted by a relay between the two. *unchanged* polls a table as it was, *all changed* one whose every row
+was edited before, *one changed* one with a single edit.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from bench.frame import Bench, Column, Run
 from bench.servers import proc
 from bench.servers.avapd import Avapd
 from bench.servers.database import READER, database, fill, version
+from bench.servers.relay import Relay
 from bench.servers.source import Source
 
 _SIZES: Final = {"1,000": 1_000, "10,000": 10_000, "100,000": 100_000}
@@ -28,7 +29,7 @@ _DEFINITION_BYTES: Final = 1_200
 # The kernel counts CPU time in steps of 10 ms: what is cheap is done often enough for a round to take some of them.
 _ASK_SECONDS: Final = 0.02
 _ASKED: Final = 20
-_POLLS: Final = {"1,000": 50, "10,000": 20, "100,000": 5}
+_POLLS: Final = {"1,000": 20, "10,000": 10, "100,000": 3}
 
 
 def run(run: Run) -> None:
@@ -42,36 +43,49 @@ def run(run: Run) -> None:
         for size, count in _SIZES.items():
             fill(postgres, count, _DEFINITION_BYTES)
             source = Source(postgres, cycle=10)
-            with Avapd(postgres.url(READER), workers=1) as server:
+            with Relay(postgres.url(READER)) as relay, Avapd(relay.url, workers=1) as server:
                 server.wait("SERVING")
                 run.commands.setdefault("avapd", server.command)
                 edits: dict[str, Callable[[], None]] = {
                     _UNCHANGED: lambda: None, _ONE: lambda: _edit_one(postgres), _ALL: source.edit
                 }  # fmt: skip
+                account = _Account(postgres, server, relay)
                 for number in numbers:
                     for how, edit in edits.items():
                         if f"{size} {how}" in cases:
-                            run.record(f"{size} {how}", number, _polls(postgres, server, edit, _POLLS[size]))
+                            run.record(f"{size} {how}", number, _polls(account, edit, _POLLS[size]))
 
 
-def _polls(postgres: Postgres, server: Avapd, edit: Callable[[], None], times: int) -> dict[str, float]:
+class _Account:
+    """What both sides have used so far: seconds of CPU, and bytes that the database sent."""
+
+    def __init__(self, postgres: Postgres, server: Avapd, relay: Relay) -> None:
+        self.server = server
+        self._postgres = postgres
+        self._relay = relay
+
+    def now(self) -> tuple[float, float, int]:
+        """Of the database, of the master, over the wire."""
+        master = proc.cpu_seconds(self.server.process.pid)
+        return proc.family_seconds(self._postgres.pid), master, self._relay.received
+
+
+def _polls(account: _Account, edit: Callable[[], None], times: int) -> dict[str, float]:
     """The mean of so many polls; what it costs the master to be asked whether a poll has ended is taken off again."""
-    asking = _cost_of_asking(server)
+    server, asking = account.server, _cost_of_asking(account.server)
     figures = dict.fromkeys(("database_cpu_ms", "database_ms", "master_cpu_ms", "mb"), 0.0)
     for _ in range(times):
         edit()
-        polls = _done(server)
-        before = _Account(postgres, server)
+        polls, before, asked = _done(server), account.now(), 0
         server.process.send_signal(signal.SIGHUP)
-        asked = 0
         while _done(server) == polls:
             asked += 1
             time.sleep(_ASK_SECONDS)
-        after = _Account(postgres, server)
+        database, master, received = (now - then for now, then in zip(account.now(), before, strict=True))
         figures["database_ms"] += server.status()["polls"]["last_seconds"] * 1e3
-        figures["database_cpu_ms"] += (after.database - before.database) * 1e3
-        figures["master_cpu_ms"] += (after.master - before.master) * 1e3 - asking * (asked + 1)
-        figures["mb"] += (after.received - before.received) / proc.MB
+        figures["database_cpu_ms"] += database * 1e3
+        figures["master_cpu_ms"] += master * 1e3 - asking * (asked + 1)
+        figures["mb"] += received / proc.MB
     return {name: max(0.0, value) / times for name, value in figures.items()}
 
 
@@ -87,15 +101,6 @@ def _cost_of_asking(server: Avapd) -> float:
     for _ in range(_ASKED):
         _done(server)
     return (proc.cpu_seconds(server.process.pid) - before) / _ASKED * 1e3
-
-
-class _Account:
-    """What both sides have used so far: seconds of CPU, bytes read by the master."""
-
-    def __init__(self, postgres: Postgres, server: Avapd) -> None:
-        self.database = proc.family_seconds(postgres.pid)
-        self.master = proc.cpu_seconds(server.process.pid)
-        self.received = proc.received(server.process.pid)
 
 
 def _edit_one(postgres: Postgres) -> None:

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import signal
 import time
+from collections.abc import Iterator
 from typing import Any, Final, Self
 
 import asyncpg
@@ -38,9 +40,10 @@ _LOCAL: Final = [*OPTIONS, ("grpc.use_local_subchannel_pool", 1)]
 def run(run: Run) -> None:
     """So many edits of each kind."""
     run.parameters |= {"workers": _WORKERS, "connections": _CONNECTIONS, "definition_bytes": _DEFINITION_BYTES}
-    numbers = run.rounds(full=30, quick=3)
+    numbers = run.rounds(full=20, quick=3)
     cases = [case for case in _CASES if run.wants(case, _CASES)]
     run.expect(len(numbers) * len(cases))
+    edits = itertools.count(1)
     with database() as postgres:
         run.versions["postgres"] = version(postgres)
         for size, count in _SIZES.items():
@@ -49,7 +52,7 @@ def run(run: Run) -> None:
                 seconds = "86400" if how == _HURRIED else "1"
                 with (
                     Avapd(postgres.url(READER), workers=_WORKERS, AVAPD_REFRESH_SECONDS=seconds) as server,
-                    _Watcher(server, name_of(count // 2)) as watcher,
+                    _Watcher(server, name_of(count // 2), edits) as watcher,
                 ):
                     server.wait("SERVING")
                     run.commands.setdefault(f"avapd, {how}", server.command)
@@ -61,10 +64,10 @@ def run(run: Run) -> None:
 class _Watcher:
     """Edits one definition, and asks for it on every connection until all have the new code."""
 
-    def __init__(self, server: Avapd, name: str) -> None:
+    def __init__(self, server: Avapd, name: str, edits: Iterator[int]) -> None:
         self._server = server
         self._name = name
-        self._edits = 0
+        self._edits = edits
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -80,8 +83,7 @@ class _Watcher:
     def round(self, url: str, *, hurry: bool) -> dict[str, float]:
         """One edit; times in milliseconds."""
         published = len(self._server.events("Definitions Broadcasted"))
-        self._edits += 1
-        code = f"edit = {self._edits}\n"
+        code = f"edit = {next(self._edits)}\n"
         committed, at_server = asyncio.run(self._commit(url, code))
         if hurry:
             self._server.process.send_signal(signal.SIGHUP)

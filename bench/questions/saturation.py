@@ -15,7 +15,7 @@ from bench.loads.load import Load
 from bench.servers.contestants import SERVING, WIRE, Service, Target, check, present, started
 
 TEN_BY_TEN: Final = Load(10, 10)
-SECONDS, QUICK_SECONDS = 1.5, 1.0
+SECONDS, QUICK_SECONDS = 1.0, 1.0
 COLUMNS: Final = (
     Column(figure="per_second", head="calls", unit="1/s"),
     Column(figure="per_cpu_second", head="calls per CPU second", unit="1/s"),

@@ -2,9 +2,9 @@
 
 All workers of a server share the server core, so that *calls* cannot grow; what must stay flat is *calls per CPU
 second*, added up over the workers. If it does, workers on more cores add up; what else bends that line (connections
-that are not spread evenly, the network, the clients) is the capacity page's business. 40 connections with 10 calls
-under way on each: h2load asks for one definition, and the replay client asks with header blocks as grpc-go encodes
-them, another deadline in each, so that none repeats.
+that are not spread evenly, the network, the clients) is the capacity page's business. 20 connections for
+each worker, with 10 calls under way on each: h2load asks for one definition, and the replay client asks with header
+blocks as grpc-go encodes them, another deadline in each, so that none repeats.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import functools
 from typing import Final
 
 from bench.frame import OURS, Bench, Plot, Run
-from bench.loads.drive import Traffic, closed_loop, describe_client, drive, warm_up
+from bench.loads.drive import Client, Traffic, closed_loop, describe_client, drive, warm_up
 from bench.loads.load import Load
 from bench.loads.replay import Calls, replayed
 from bench.loads.styles import style
@@ -26,7 +26,7 @@ from bench.servers.database import READER, filled
 
 _WORKERS: Final = {"1 worker": 1, "2 workers": 2, "4 workers": 4}
 _DRIFTING: Final = "avapd, blocks never repeat"
-_LOAD: Final = Load(40, 10)
+_CONNECTIONS, _STREAMS = 20, 10
 _DEFINITIONS: Final = 10_000
 _ANSWER_BYTES: Final = 2_048
 
@@ -36,16 +36,16 @@ def run(run: Run) -> None:
     seconds = QUICK_SECONDS if run.quick else SECONDS
     run.parameters |= {"answer_bytes": _ANSWER_BYTES, "seconds": seconds}
     describe_client(run)
-    traffic = {OURS: Traffic(closed_loop, _LOAD)}
+    clients: dict[str, Client] = {OURS: closed_loop}
     try:
         go("replay")
     except MissingToolError as error:
         run.skip(_DRIFTING, str(error))
     else:
-        traffic[_DRIFTING] = Traffic(functools.partial(replayed, Calls(style("grpc-go", "inherited"))), _LOAD)
+        clients[_DRIFTING] = functools.partial(replayed, Calls(style("grpc-go", "inherited")))
     counts = {name: count for name, count in _WORKERS.items() if run.wants(name, tuple(_WORKERS))}
     numbers = run.rounds(full=5, quick=2)
-    run.expect(len(numbers) * len(counts) * len(traffic))
+    run.expect(len(numbers) * len(counts) * len(clients))
     with (
         filled(run, _DEFINITIONS, _ANSWER_BYTES) as postgres,
         service(postgres.url(READER), _DEFINITIONS, _ANSWER_BYTES) as served,
@@ -56,8 +56,9 @@ def run(run: Run) -> None:
                     with pinned({run.cores.server}):
                         target = stack.enter_context(avapd(run, WIRE, served, workers=count))
                     warm_up(run, [target])
-                    for contestant, one in traffic.items():
-                        figures = drive(run, f"{name}, {contestant}", target, one, seconds)
+                    load = Load(_CONNECTIONS * count, _STREAMS)
+                    for contestant, client in clients.items():
+                        figures = drive(run, f"{name}, {contestant}", target, Traffic(client, load), seconds)
                         run.record(name, number, figures, contestant=contestant)
 
 

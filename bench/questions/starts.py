@@ -41,7 +41,7 @@ def run(run: Run) -> None:
         server.wait("SERVING")
         watcher = _Watcher(server)
         run.commands["avapd"] = server.command
-        numbers = run.rounds(full=300, quick=20)
+        numbers = run.rounds(full=200, quick=20)
         run.expect(len(numbers))
         with pinned({run.cores.client}):
             for number in numbers:

@@ -42,12 +42,12 @@ _DEFINITION_BYTES: Final = 1_200
 _NAMES: Final = 20_000
 _RATES: Final = (5_000, 20_000, 35_000)
 _SWAP_EVERY: Final = 5.0
-_SECONDS, _SWAP_SECONDS, _QUICK_SECONDS = 4.0, 11.0, 6.0
+_SECONDS, _SWAP_SECONDS, _QUICK_SECONDS = 3.0, 11.0, 6.0
 _SWAPS: Final = " swaps"
 _QUIET, _CHECKED = "checked, quiet", "checked"
 _WORKERS: Final = 2
 _REFRESH_SECONDS: Final = "1"
-_QUIET_SECONDS: Final = 6.0
+_QUIET_SECONDS: Final = 4.0
 _CHECKED_SWAPS, _QUICK_SWAPS = 3, 2
 _SPAWN: Final = multiprocessing.get_context("spawn")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from pathlib import Path
 from typing import Final, NamedTuple, Self
@@ -77,16 +78,12 @@ def family_seconds(pid: int) -> float:
     """User and system time of a process, its children, and of children that have ended, in steps of 10 ms."""
     parent = psutil.Process(pid)
     spent = parent.cpu_times()
-    living = sum(child.cpu_times().user + child.cpu_times().system for child in parent.children())
+    living = 0.0
+    for child in parent.children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # ended since: it counts among those from the next look on
+            times = child.cpu_times()
+            living += times.user + times.system
     return float(spent.user + spent.system + spent.children_user + spent.children_system + living)
-
-
-def received(pid: int) -> int:
-    """Bytes it has read so far, from files and sockets alike: rchar of proc_pid_io(5)."""
-    for line in Path(f"/proc/{pid}/io").read_text(encoding="ascii").splitlines():
-        if line.startswith("rchar:"):
-            return int(line.split()[1])
-    raise ProcessLookupError(pid)
 
 
 def wakeups(pid: int) -> int:
