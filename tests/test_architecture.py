@@ -38,7 +38,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
 FILES: dict[str, tuple[str, ...]] = {"data/grpcio_engine.py": ("pb",), "data/reflection.py": ("pb",)}
 # Foreign packages that only these rooms or files may import.
 GUARDED: dict[str, tuple[str, ...]] = {
-    "asyncpg": ("control/source.py",),
+    "asyncpg": ("control/source/connection.py",),
     "prometheus_client": ("control",),
     "subprocess": ("control", "demo"),
     "grpc": ("data/grpcio_engine.py", "client"),
@@ -139,8 +139,8 @@ def test_every_room_is_in_the_table() -> None:
         ("client/calls.py", "from avapd import log"),
         ("demo/catalog.py", "from avapd.control import source"),
         ("demo/catalog.py", "from avapd.control.packages import sign"),
-        ("cli.py", "from avapd.data.worker import serve"),
-        ("cli.py", "from avapd.shared import memory"),
+        ("cli/server.py", "from avapd.data.worker import serve"),
+        ("cli/server.py", "from avapd.shared import memory"),
         ("wire/frames.py", "import asyncio"),
         ("wire/frames.py", "from os import path"),
         ("wire/frames.py", "from avapd.errors import AvapdError"),
@@ -157,7 +157,7 @@ def test_the_check_catches_a_breach(path: str, source: str) -> None:
         ("data/link.py", "from avapd import __version__\nimport avapd\nimport asyncio"),
         ("data/link.py", "from . import service\nfrom .service import Service\nfrom ..shared import board"),
         ("data/grpcio_engine.py", "import grpc\nfrom avapd.pb import avap_pb2"),
-        ("control/source.py", "import asyncpg\nfrom avapd.errors import SourceError"),
+        ("control/source/connection.py", "import asyncpg\nfrom avapd.errors import SourceError"),
         ("demo/catalog.py", "from avapd.control import package\nfrom avapd.control.package import sign"),
         ("wire/frames.py", "import struct\nfrom avapd.wire.errors import WireError"),
     ],

@@ -32,11 +32,18 @@ CASES: dict[str, tuple[str, Any, str, Any, list[str]]] = {
     "workers": ("AVAPD_WORKERS", 0, "3", 3, [*INTEGERS, "0", "257"]),
     "engine": ("AVAPD_ENGINE", "wire", "grpcio", "grpcio", ["", "nginx", "GRPCIO"]),
     "refresh_seconds": ("AVAPD_REFRESH_SECONDS", 60.0, "0.5", 0.5, [*SECONDS, "0", "0.04", "86401"]),
+    "max_stale_seconds": ("AVAPD_MAX_STALE_SECONDS", 0.0, "300", 300.0, [*SECONDS, "604801"]),
     "database_seconds": ("AVAPD_DATABASE_SECONDS", 10.0, "2", 2.0, [*SECONDS, "0", "601"]),
     "database_schema": (
         "AVAPD_DATABASE_SCHEMA", "public", "avap_1", "avap_1",
         ["", "a b", 'a"b', "1a", "a.b", "ñ", "a;", "a" * 64, "a\n"],
     ),
+    "notify_channel": (
+        "AVAPD_NOTIFY_CHANNEL", "avapd_changed", "off", "", ["", "a b", "a'b", "1a", "ñ", "a;", "a" * 64],
+    ),
+    "admin_socket": ("AVAPD_ADMIN_SOCKET", "", "@avapd", "@avapd", []),
+    "snapshot_dir": ("AVAPD_SNAPSHOT_DIR", "", "/var/lib/avapd", "/var/lib/avapd", []),
+    "max_definitions": ("AVAPD_MAX_DEFINITIONS", 2_000_000, "10", 10, [*INTEGERS, "0", "1000000001"]),
     "admin_host": ("AVAPD_ADMIN_HOST", "127.0.0.1", "0.0.0.0", "0.0.0.0", []),
     "admin_port": ("AVAPD_ADMIN_PORT", 9464, "9000", 9000, [*INTEGERS, "0", "65536"]),
     "drain_seconds": ("AVAPD_DRAIN_SECONDS", 30.0, "5", 5.0, [*SECONDS, "3601"]),

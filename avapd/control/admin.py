@@ -12,27 +12,16 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from avapd import __version__
-from avapd.control.poll import Poll
-from avapd.control.publisher import Publisher
-from avapd.control.supervisor import Supervisor
+from avapd.control.plane import Plane
 from avapd.errors import SocketError
 
 
 class Admin:
     """The HTTP server of the master."""
 
-    def __init__(
-        self,
-        registry: CollectorRegistry,
-        poll: Poll,
-        publisher: Publisher,
-        supervisor: Supervisor,
-        environment: str,
-    ) -> None:
+    def __init__(self, registry: CollectorRegistry, plane: Plane, environment: str) -> None:
         self._registry = registry
-        self._poll = poll
-        self._publisher = publisher
-        self._supervisor = supervisor
+        _, self._poll, self._refresh, self._publisher, self._supervisor, self._notifications = plane
         self._environment = environment
         self._started = time.time()
         self.draining = False
@@ -81,7 +70,7 @@ class Admin:
         )
 
     def _facts(self) -> dict[str, Any]:
-        current, times = self._publisher.current, self._poll.times
+        current, times, refused = self._publisher.current, self._refresh.times, self._refresh.refused
         return {
             "version": __version__,
             "environment": self._environment,
@@ -89,14 +78,18 @@ class Admin:
             "count": len(current.view) if current else 0,
             "generation": self._publisher.generation,
             "version_hash": current.view.version_hash if current else None,
-            "snapshot_bytes": current.size if current else 0,
+            "snapshot_bytes": current.total if current else 0,
+            "source": self._refresh.origin or None,
             "last_attempt": _utc(times.attempt),
             "last_check": _utc(times.check),
             "last_change": _utc(times.change),
             "last_activation": _utc(times.activation),
-            "database": {"up": self._poll.source_up, "last_error": self._poll.last_error or None},
+            "database": {"up": self._refresh.source_up, "last_error": self._poll.last_error or None},
+            "listening": self._notifications.listening,
             "polls": {**self._poll.results, "last_seconds": round(self._poll.duration_last, 4)},
-            "rejected": self._poll.rejected,
+            "rejected": self._refresh.rejected,
+            **self._refresh.switches.facts(),
+            "refused": str(refused.error) if refused else None,
             "workers": [
                 {
                     "worker": slot.number,

@@ -8,9 +8,20 @@ from avapd.control.catalog import Definition
 from avapd.pb import avap_pb2
 
 
+def message(definition: Definition) -> bytes:
+    """The serialized CommandResponse of a definition."""
+    name, type_, interface_json, code, digest = definition
+    return avap_pb2.CommandResponse(
+        name=name, type=type_, interface_json=interface_json, code=code, hash=digest
+    ).SerializeToString()
+
+
 def messages(definitions: Iterable[Definition]) -> Iterator[bytes]:
-    """The serialized CommandResponse of each definition, one by one, in the same order."""
-    for name, type_, interface_json, code, digest in definitions:
-        yield avap_pb2.CommandResponse(
-            name=name, type=type_, interface_json=interface_json, code=code, hash=digest
-        ).SerializeToString()
+    """The same for each definition, one by one, in the same order."""
+    return map(message, definitions)
+
+
+def decoded(octets: bytes | memoryview) -> Definition:
+    """A definition out of its CommandResponse."""
+    found = avap_pb2.CommandResponse.FromString(bytes(octets))
+    return Definition(found.name, found.type, found.interface_json, found.code, found.hash)

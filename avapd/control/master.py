@@ -21,12 +21,20 @@ from typing import Final
 from avapd.config import Config
 from avapd.control import host
 from avapd.control.admin import Admin
+from avapd.control.guard import Switches
+from avapd.control.history import Entry
 from avapd.control.listeners import claim, open_listeners
 from avapd.control.metrics import registry
+from avapd.control.operator import Operator, admin_socket
+from avapd.control.packer import Snapshot
+from avapd.control.plane import Plane
 from avapd.control.poll import Poll
 from avapd.control.publisher import Publisher
+from avapd.control.refresh import Refresh
 from avapd.control.signals import Signals
 from avapd.control.source import Source
+from avapd.control.source.listener import Notifications
+from avapd.control.store import Store
 from avapd.control.supervisor import Supervisor
 from avapd.control.worker import environment
 from avapd.errors import AvapdError, ConfigError, CrashLoopError, Exit
@@ -35,6 +43,11 @@ from avapd.shared import board
 from avapd.shared.channel import Keys, Start
 
 _FRESH_INTERVALS: Final = 3
+# A database that has not answered by then is not waited for when the disk holds a catalog.
+_DISK_AFTER_SECONDS: Final = 0.5
+_SETTLED_SECONDS: Final = 30.0
+# Tasks that are done one day; of the others each runs as long as the service.
+_ENDING: Final = {"boot", "disk"}
 
 
 def source_of(config: Config) -> Source:
@@ -45,6 +58,7 @@ def source_of(config: Config) -> Source:
         seconds=config.database_seconds,
         max_definition_bytes=config.max_definition_bytes,
         max_bytes=config.max_catalog_bytes,
+        max_rows=config.max_definitions,
     )
 
 
@@ -86,16 +100,48 @@ class Master:
             log=log,
             silence_seconds=config.silence_seconds,
         )
-        self._poll = Poll(
-            source_of(config),
-            self._publisher,
-            log,
-            seconds=config.refresh_seconds,
-            signing_key=config.signing_key,
-            on_checked=self._note_check,
-        )
-        metrics = registry(self._board, self._poll, self._publisher, self._supervisor, config.engine)
-        self._admin = Admin(metrics, self._poll, self._publisher, self._supervisor, config.environment)
+        source = source_of(config)
+        self._refresh = Refresh(
+            source, self._publisher, log, signing_key=config.signing_key, on_checked=self._note_check,
+            on_published=self._note_publication,
+        )  # fmt: skip
+        self._poll = Poll(self._refresh, self._publisher, log, seconds=config.refresh_seconds)
+        self._notifications = Notifications(source.database, config.notify_channel, self._poll.notified, log)
+        self._store = Store(config.snapshot_dir, config.signing_key, log) if config.snapshot_dir else None
+        plane = Plane(self._board, self._poll, self._refresh, self._publisher, self._supervisor, self._notifications)
+        self._operator = Operator(plane, log, keep=self._keep_switches)
+        self._admin = Admin(registry(plane, config.engine), plane, config.environment)
+
+    def _note_publication(self, snap: Snapshot, entry: Entry) -> None:
+        if self._store is not None:
+            self._store.keep(snap, entry)
+
+    def _keep_switches(self) -> None:
+        if self._store is not None:
+            self._store.keep_switches(self._refresh.switches)
+        elif self._refresh.switches != Switches():
+            self._log.warn("Decision Not Kept", hint="set AVAPD_SNAPSHOT_DIR, else a restart forgets it")
+
+    async def _recover(self) -> None:
+        """What an earlier run left on disk: decisions and history. The catalog only if it must not be the table's."""
+        if self._store is None:
+            return
+        self._refresh.switches = self._store.switches()
+        self._refresh.history.entries = self._store.history()
+        self._refresh.packer.generation = max([entry.generation for entry in self._refresh.history.entries], default=0)
+        if self._refresh.switches.frozen:
+            await self._store.serve(self._refresh.load)
+
+    async def _serve_from_disk(self) -> None:
+        """Serve the last good catalog until the database answers; nothing of it when the database is quick."""
+        if self._store is None:
+            return
+        await asyncio.wait({self._poll.first}, timeout=_DISK_AFTER_SECONDS)
+        if not self._refresh.loaded.is_set():
+            await self._store.serve(self._refresh.load)
+        if self._store.served:
+            await asyncio.sleep(_SETTLED_SECONDS)
+            self._store.settled()
 
     def _note_check(self) -> None:
         self._board[board.CHECKED] = time.monotonic_ns()
@@ -117,6 +163,7 @@ class Master:
             key_digests=self._keys().key_digests,
             catalog=self._publisher.current is not None,
             orphan_seconds=config.orphan_seconds,
+            max_stale_seconds=config.max_stale_seconds,
             pre_drain_seconds=config.pre_drain_seconds,
             drain_seconds=config.drain_seconds,
             max_answer_bytes=config.max_answer_bytes,
@@ -130,23 +177,29 @@ class Master:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold the keys
         signals = Signals()
         await self._admin.start(self._config.admin_host, self._config.admin_port)
+        await self._operator.start(admin_socket(self._config.admin_socket, self._config.port))
+        await self._recover()
         tasks = [
             asyncio.create_task(work, name=name)
             for name, work in (
                 ("signals", self._obey(signals)),
                 ("supervisor", self._supervisor.run()),
-                ("poll", self._poll.run()),
+                ("poll", self._poll.keep_running()),
+                ("notifications", self._notifications.run()),
+                ("disk", self._serve_from_disk()),
                 ("boot", self._boot()),
             )
         ]
-        boot = tasks[-1]
+        ending = {task for task in tasks if task.get_name() in _ENDING}
         code = Exit.OK
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            if boot in done and boot.exception() is None:
-                done, _ = await asyncio.wait(tasks[:-1], return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
+            running = set(tasks)
+            while running:
+                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+                if done - ending:
+                    break
         except CrashLoopError as error:
             self._log.fatal("Crash Loop", error=str(error), hint=error.hint)
             code = error.exit_code
@@ -168,7 +221,7 @@ class Master:
         error = await self._poll.first
         if error is not None and self._require_database:
             raise error
-        await self._poll.loaded.wait()
+        await self._refresh.loaded.wait()
         await self._supervisor.all_serving()
         self._log.info("WORKERS OK", workers=self._count, cpus=self._cpus)
         self._log.info("SERVING", port=self._config.port, engine=self._config.engine, workers=self._count)
@@ -203,7 +256,7 @@ class Master:
         else:
             self._supervisor.send_keys(self._keys())
             self._log.info("Keys Reloaded", keys=len(self._config.api_keys))
-        self._poll.refresh()
+        self._poll.hurry()
 
     async def _stop(self, signals: Signals) -> None:
         self._admin.draining = True
@@ -218,4 +271,7 @@ class Master:
             elif heard.result() in {signal.SIGTERM, signal.SIGINT}:
                 self._supervisor.kill_all()
         await stopping
+        await self._operator.stop()
         await self._admin.stop()
+        if self._store is not None:
+            await self._store.stop()

@@ -20,27 +20,23 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from avapd import __version__
-from avapd.control.poll import Poll
-from avapd.control.publisher import Publisher
-from avapd.control.supervisor import Supervisor
-from avapd.shared.board import BUCKETS, CONNECTIONS, METHODS, STATUSES, Board
+from avapd.control import guard
+from avapd.control.plane import Plane
+from avapd.shared.board import BUCKETS, CONNECTIONS, METHODS, STATUSES
 
 
-def registry(board: Board, poll: Poll, publisher: Publisher, supervisor: Supervisor, engine: str) -> CollectorRegistry:
+def registry(plane: Plane, engine: str) -> CollectorRegistry:
     """Everything that `/metrics` shows: ours, and the library's of the master process."""
     made = CollectorRegistry()
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=made)
-    made.register(_Avapd(board, poll, publisher, supervisor, engine))
+    made.register(_Avapd(plane, engine))
     return made
 
 
 class _Avapd(Collector):
-    def __init__(self, board: Board, poll: Poll, publisher: Publisher, supervisor: Supervisor, engine: str) -> None:
-        self._board = board
-        self._poll = poll
-        self._publisher = publisher
-        self._supervisor = supervisor
+    def __init__(self, plane: Plane, engine: str) -> None:
+        self._board, self._poll, self._refresh, self._publisher, self._supervisor, self._notifications = plane
         self._engine = engine
 
     def describe(self) -> Iterator[Metric]:
@@ -84,8 +80,8 @@ class _Avapd(Collector):
         current = self._publisher.current
         yield GaugeMetricFamily("avap_cache_size", "Definitions in RAM", len(current.view) if current else 0)
         yield GaugeMetricFamily("avap_generation", "Generation that is served, 0 for none", self._publisher.generation)
-        yield GaugeMetricFamily("avap_snapshot_bytes", "Size of the snapshot", current.size if current else 0)
-        times = self._poll.times
+        yield GaugeMetricFamily("avap_snapshot_bytes", "Size of the snapshot", current.total if current else 0)
+        times = self._refresh.times
         for name, value, meaning in (
             ("attempt", times.attempt, "the source was last asked"),
             ("check", times.check, "the source last answered well"),
@@ -98,18 +94,30 @@ class _Avapd(Collector):
         rejected = GaugeMetricFamily(
             "avap_definitions_rejected", "Rows that are not served, or not as they stand", labels=("reason",)
         )
-        for reason, count in self._poll.rejected.items():
+        for reason, count in self._refresh.rejected.items():
             rejected.add_metric((reason,), count)
         yield rejected
+        switches, refused = self._refresh.switches, self._refresh.refused
+        yield GaugeMetricFamily("avap_updates_frozen", "Whether the operator froze updates", int(bool(switches.frozen)))
+        yield GaugeMetricFamily("avap_commands_denied", "Names that the operator denied", len(switches.denied))
+        candidate = GaugeMetricFamily(
+            "avap_candidate_refused", "Whether the table holds what was refused as implausible", labels=("reason",)
+        )
+        for reason in guard.REASONS:
+            candidate.add_metric((reason,), int(refused is not None and refused.error.reason == reason))
+        yield candidate
 
     def _polls(self) -> Iterator[Metric]:
         results = CounterMetricFamily("avap_sync", "Reads of the source, by what came of them", labels=("result",))
         for result, count in self._poll.results.items():
             results.add_metric((result,), count)
         yield results
+        yield GaugeMetricFamily(
+            "avap_database_listening", "Whether notifications of changes can come", int(self._notifications.listening)
+        )
         yield GaugeMetricFamily("avap_sync_duration_seconds", "How long the last read took", self._poll.duration_last)
         yield GaugeMetricFamily(
-            "avap_database_up", "Whether the last read reached the database", int(self._poll.source_up)
+            "avap_database_up", "Whether the last read reached the database", int(self._refresh.source_up)
         )
 
     def _workers(self) -> Iterator[Metric]:

@@ -27,6 +27,11 @@ def sign(payload: bytes, key: bytes) -> bytes:
     return head + hmac.digest(key, head + payload, "sha256") + payload
 
 
+def source_in(code: bytes) -> bytes:
+    """The source in what is served as code: that of a package, or the code itself. Checks nothing."""
+    return code[OVERHEAD:] if code.startswith(MAGIC) and len(code) >= OVERHEAD else code
+
+
 def payload_of(package: bytes, key: bytes) -> bytes:
     """The payload of a package. Raises PackageError unless magic, version, length and signature are right."""
     if len(package) < OVERHEAD or not package.startswith(MAGIC):

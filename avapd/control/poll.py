@@ -1,8 +1,8 @@
-"""The poll: reads the source at every interval, and publishes what is new. The poll is the truth.
+"""The poll: looks at the source at every interval. The poll is the truth, notifications only hurry it.
 
-A failed read changes nothing but the times and counters below: the workers go on with what they have (fail open). It
+A failed look changes nothing but the times and counters below: the workers go on with what they have (fail open). It
 is tried again after 1 s, doubling up to the interval. All waits carry ±10 % jitter, so that instances do not move in
-step.
+step. However many notifications come, looks that they cause are `_CALM_SECONDS` apart.
 """
 
 from __future__ import annotations
@@ -10,71 +10,91 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable
 from typing import Final
 
-from avapd.control.catalog import REASONS, Catalog
-from avapd.control.publisher import Publisher, Snapshot, changes
-from avapd.control.source import Source
+from avapd.control.guard import ImplausibleError
+from avapd.control.publisher import Publisher
+from avapd.control.refresh import Refresh
 from avapd.errors import AvapdError, SnapshotError, SourceError
 from avapd.log import Log, Throttle
 
-RESULTS: Final = ("published", "unchanged", "failed", "rejected")
+RESULTS: Final = ("published", "unchanged", "failed", "rejected", "frozen")
 _RETRY_FIRST: Final = 1.0
 _ERROR_EVERY_SECONDS: Final = 5.0
-_DUPLICATES_SHOWN: Final = 10
-
-
-class Times:
-    """The four times of a catalog, which are never mixed up: wall clock, seconds since the epoch, 0 for never."""
-
-    def __init__(self) -> None:
-        self.attempt = 0.0  # the source was asked
-        self.check = 0.0  # the source answered, whole and well
-        self.change = 0.0  # the answer differed from what was served
-        self.activation = 0.0  # every worker that answers serves it
+_CALM_SECONDS: Final = 0.25
+_HANGS_INTERVALS: Final = 2
+_HANGS_SECONDS: Final = 60.0
 
 
 class Poll:
-    """Runs the reads. What it counts is public: the metrics and the status page read it.
+    """Runs the looks. What it counts is public: the metrics and the status page read it.
 
-    `first` is how the first read ended: its error or None. `loaded` is set once a catalog is served.
+    `first` is how the first look ended: its error or None.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        publisher: Publisher,
-        log: Log,
-        *,
-        seconds: float,
-        signing_key: str | None,
-        on_checked: Callable[[], None],
-    ) -> None:
-        self.times = Times()
+    def __init__(self, refresh: Refresh, publisher: Publisher, log: Log, *, seconds: float) -> None:
         self.results = dict.fromkeys(RESULTS, 0)
         self.duration_sum = 0.0
         self.duration_last = 0.0
-        self.source_up = False
         self.last_error = ""
         self.first: asyncio.Future[AvapdError | None] = asyncio.get_running_loop().create_future()
-        self.rejected = dict.fromkeys(REASONS, 0)
-        self.loaded = asyncio.Event()
-        self._source = source
+        self._refresh = refresh
         self._publisher = publisher
         self._log = log
         self._seconds = seconds
-        self._signing_key = signing_key
-        self._on_checked = on_checked
-        self._generation = 0
         self._failures = 0
-        self._duplicates: list[str] = []
         self._errors = Throttle(_ERROR_EVERY_SECONDS)
         self._now = asyncio.Event()
+        self._calm_until = 0.0
+        # Its own deadlines end a look before: of the database, and of the roll-out.
+        self._patience = _HANGS_INTERVALS * seconds + _HANGS_SECONDS
+        self._looking_since: float | None = None
+        self._begun = 0
+        self._done = 0
+        self._ended = asyncio.Event()
 
-    def refresh(self) -> None:
-        """Read now instead of at the next interval."""
+    def hurry(self) -> None:
+        """Look now instead of at the next interval."""
         self._now.set()
+
+    async def look_now(self) -> None:
+        """Look now; return once a look that began after this call has ended, however it did."""
+        wanted = self._begun + 1
+        self.hurry()
+        while self._done < wanted:
+            self._ended.clear()
+            await self._ended.wait()
+
+    def notified(self) -> None:
+        """Somebody says that the table has changed: look at once, or when it has been calm for a moment."""
+        loop = asyncio.get_running_loop()
+        wait = self._calm_until - loop.time()
+        if wait <= 0:
+            self._calm_until = loop.time() + _CALM_SECONDS
+            self._now.set()
+        elif not self._now.is_set():
+            self._calm_until += _CALM_SECONDS
+            loop.call_later(wait, self._now.set)
+
+    async def keep_running(self) -> None:
+        """Poll for ever, and begin anew when a poll hangs or dies: that is a defect, and must not end updates."""
+        while True:
+            task, hangs = asyncio.create_task(self.run()), False
+            try:
+                while not (task.done() or hangs):
+                    await asyncio.wait({task}, timeout=min(_RETRY_FIRST, self._seconds))
+                    hangs = self.looking_for() > self._patience
+            finally:
+                task.cancel()
+            await asyncio.wait({task}, timeout=_RETRY_FIRST)
+            reason = "it hangs" if hangs else f"it died: {_how(task)}"
+            self._log.error("Poll Restarted", reason=reason, hint="a defect of avapd; please report it")
+            self._refresh.reconcile()
+            await asyncio.sleep(min(_RETRY_FIRST, self._seconds))
+
+    def looking_for(self) -> float:
+        """Seconds that the look under way has taken so far, 0 for none."""
+        return 0.0 if self._looking_since is None else time.monotonic() - self._looking_since
 
     async def run(self) -> None:
         """Poll for ever; no error of the source ends it."""
@@ -93,79 +113,30 @@ class Poll:
                 continue
 
     async def once(self) -> AvapdError | None:
-        """One read, and what follows from it; the error, when it failed (logged and counted already)."""
+        """One look, and what follows from it; the error, when it failed (logged and counted already)."""
         began = time.monotonic()
-        self.times.attempt = time.time()
+        self._begun += 1
+        self._looking_since = began
         try:
-            result = await self._refresh(began)
+            result = await self._refresh.look()
         except Exception as error:  # noqa: BLE001  # a bug of ours must not end the service either; it is told and counted
             self._failures += 1
             return self._failed(error)
         finally:
             self.duration_last = time.monotonic() - began
             self.duration_sum += self.duration_last
+            self._looking_since = None
+            self._done = self._begun
+            self._ended.set()
         self.results[result] += 1
         self._failures = 0
-        return None
-
-    async def _refresh(self, began: float) -> str:
-        rows = await self._source.read(compiled=self._signing_key is not None)
-        if not self.source_up:
-            self._log.info("DB OK", rows=len(rows.functions), duration_ms=_ms(began))
-        self.source_up = True
         self.last_error = ""
-        catalog = Catalog(rows, self._signing_key)
-        del rows
-        # In a thread, so that heartbeats, signals and probes are answered meanwhile.
-        snap = await asyncio.to_thread(Snapshot.build, self._generation + 1, catalog)
-        self._account(catalog)
-        del catalog
-        self.times.check = time.time()
-        self._on_checked()
-        current = self._publisher.current
-        if current is not None and current.view.version_hash == snap.view.version_hash:
-            snap.close()
-            self._publisher.bring_up_to_date()
-            return "unchanged"
-        self._generation += 1  # also when it is then refused: no number is ever used twice
-        await self._publish(snap, began)
-        return "published"
-
-    async def _publish(self, snap: Snapshot, began: float) -> None:
-        current = self._publisher.current
-        self.times.change = time.time()
-        difference = await asyncio.to_thread(changes, current.view if current else None, snap.view)
-        if current is None:
-            self._log.info("CATALOG OK", count=len(snap.view), bytes=snap.size, duration_ms=_ms(began))
-        await self._publisher.publish(snap)
-        self.times.activation = time.time()
-        self._log.info(
-            "Definitions Broadcasted",
-            count=len(snap.view),
-            generation=snap.view.generation,
-            version_hash=snap.view.version_hash,
-            **difference._asdict(),
-            duration_ms=_ms(began),
-            bytes=snap.size,
-        )
-        self.loaded.set()
-
-    def _account(self, catalog: Catalog) -> None:
-        """Keep the counts of rows that are not served, and name the doubled ones once per change."""
-        self.rejected = dict(catalog.rejected)
-        if catalog.duplicates != self._duplicates:
-            self._duplicates = catalog.duplicates
-            if self._duplicates:
-                self._log.warn(
-                    "Duplicate Names, Highest Id Served",
-                    names=self._duplicates[:_DUPLICATES_SHOWN],
-                    count=len(self._duplicates),
-                )
+        return None
 
     def _failed(self, error: Exception) -> AvapdError:
         fault = _named(error)
         if isinstance(fault, SourceError):
-            self.source_up = False
+            self._refresh.source_up = False
         self.results["rejected" if isinstance(fault, SnapshotError) else "failed"] += 1
         self.last_error = str(fault)
         held = self._errors.passes(time.monotonic())
@@ -173,10 +144,16 @@ class Poll:
             fields = {"hint": fault.hint} if fault.hint else {}
             if held:
                 fields["suppressed"] = str(held)
-            reason = fault.reason if isinstance(fault, SourceError) else type(fault).__name__
+            reason = fault.reason if isinstance(fault, (SourceError, ImplausibleError)) else type(fault).__name__
             serving = self._publisher.generation
             self._log.error("Refresh Failed", reason=reason, error=str(fault), serving_generation=serving, **fields)
         return fault
+
+
+def _how(task: asyncio.Task[None]) -> str:
+    """How a task ended, by name."""
+    error = None if task.cancelled() else task.exception()
+    return "cancelled" if error is None else type(error).__name__
 
 
 def _named(error: Exception) -> AvapdError:
@@ -186,7 +163,3 @@ def _named(error: Exception) -> AvapdError:
     if isinstance(error, OSError):
         return SnapshotError(f"the host refused what a snapshot needs: {error.strerror}")
     return AvapdError(f"internal error: {type(error).__name__}")
-
-
-def _ms(began: float) -> float:
-    return round((time.monotonic() - began) * 1000, 1)

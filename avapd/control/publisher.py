@@ -1,4 +1,4 @@
-"""The publisher: packs a catalog into a snapshot and brings it to every worker.
+"""The publisher: brings a snapshot to every worker.
 
 Rules (architecture.md 3, reliability.md R5, R7, R13)
 - One worker gets a new generation first, the others only after its ack. A worker that rejects it or dies on it stops
@@ -13,19 +13,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 import time
-from typing import Final, NamedTuple
+from typing import Final
 
-from avapd.control.catalog import Catalog
-from avapd.control.encode import messages
+from avapd.control.packer import Snapshot
 from avapd.control.worker import Worker
 from avapd.errors import SnapshotError
 from avapd.log import Log
-from avapd.shared import memory, snapshot
-from avapd.shared.channel import Ack, Load, Reject
-from avapd.shared.snapshot import View
+from avapd.shared.channel import Ack, Load, LoadPatch, Reject
 
 # How long a worker may take to ack before it counts as silent: one that runs, and one that is still booting.
 _ACK_SECONDS: Final = 0.5
@@ -37,53 +33,6 @@ _ACK_BYTES_PER_SECOND: Final = 100_000_000
 _ROLL_OUT_SECONDS: Final = 5.0
 
 
-class Snapshot:
-    """A sealed arena with its descriptor, as long as the master needs it."""
-
-    def __init__(self, fd: int, size: int) -> None:
-        self.fd = fd
-        self.size = size
-        self.view = View(memory.map_sealed(fd, size))
-
-    @classmethod
-    def build(cls, generation: int, catalog: Catalog) -> Snapshot:
-        """Pack and seal. Raises OSError when the host has no memory or descriptors for it."""
-        fd = memory.create("avapd-snapshot")
-        try:
-            header = snapshot.pack(fd, generation, len(catalog), messages(catalog.take()))
-            return cls(fd, header.arena_size)
-        except BaseException:
-            os.close(fd)
-            raise
-
-    def close(self) -> None:
-        """Let go of it; workers that map it keep their own hold."""
-        self.view.close()
-        os.close(self.fd)
-
-
-class Changes(NamedTuple):
-    """How one snapshot differs from the one before it."""
-
-    added: int
-    changed: int
-    removed: int
-
-
-def changes(before: View | None, after: View) -> Changes:
-    """Compare two snapshots; nothing before means that everything is added."""
-    if before is None:
-        return Changes(len(after), 0, 0)
-    added = changed = 0
-    for key, definition in after.messages():
-        old = before.get(key)
-        if old is None:
-            added += 1
-        elif old != definition:
-            changed += 1
-    return Changes(added, changed, len(before) - (len(after) - added))
-
-
 class Publisher:
     """Knows the workers and the snapshot they should serve."""
 
@@ -93,6 +42,8 @@ class Publisher:
         self._workers: list[Worker] = []
         self._offer: tuple[Worker, asyncio.Future[str]] | None = None
         self._acked = asyncio.Event()
+        self._before = ""
+        self._changed: list[str] | None = None
 
     @property
     def generation(self) -> int:
@@ -148,17 +99,28 @@ class Publisher:
             self._send(worker, self.current)
 
     def _send(self, worker: Worker, snap: Snapshot) -> None:
-        worker.sent = snap.view.generation
-        worker.send(Load(generation=snap.view.generation, size=snap.size), snap.fd)
+        generation, base = snap.view.generation, snap.base
+        worker.sent = generation
+        if snap.patch_fd is None:
+            load = Load(generation=generation, size=snap.size, before=self._before, changed=self._changed)
+            worker.send(load, base.fd)
+            return
+        message = LoadPatch(
+            generation=generation, size=snap.size, base=base.view.generation, base_size=base.size,
+            before=self._before, changed=self._changed,
+        )  # fmt: skip
+        worker.send(message, base.fd, snap.patch_fd)
 
     # --- publishing -------------------------------------------------------------------------------------
 
-    async def publish(self, snap: Snapshot) -> None:
+    async def publish(self, snap: Snapshot, changed: list[str] | None = None) -> None:
         """Bring a snapshot to every worker: first to one, after its ack to the rest.
 
+        `changed` are the names that differ from what is served now, for those who watch; None when they are too many.
         Returns when all have acked, or after a few seconds without the laggards. Takes over `snap`. Raises
         SnapshotError when the roll-out was stopped; everyone then serves what was served before.
         """
+        self._before, self._changed = self.current.view.version_hash if self.current else "", changed
         await self._try_first(snap)
         before, self.current = self.current, snap
         self.bring_up_to_date()
@@ -180,7 +142,7 @@ class Publisher:
 
     async def _try_first(self, snap: Snapshot) -> None:
         """Wait for one worker's verdict on the snapshot; without any worker that answers there is none."""
-        patience = _ACK_SECONDS + snap.size / _ACK_BYTES_PER_SECOND
+        patience = _ACK_SECONDS + snap.total / _ACK_BYTES_PER_SECOND
         now = time.monotonic()
         for worker in sorted(
             self._workers,

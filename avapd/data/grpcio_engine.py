@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from itertools import chain
 from typing import Any, Final
@@ -20,14 +20,17 @@ from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from avapd.data.auth import Keyring
+from avapd.data.feed import Message
 from avapd.data.grpcio_listener import Door, connections_on, say_goaway
 from avapd.data.health import listing
 from avapd.data.process import open_files
+from avapd.data.request import name_in
 from avapd.data.service import DENIED, HEADERS_TOO_LARGE, NO_MESSAGE, SERVICE, Service, unimplemented
+from avapd.data.streams import BAD_REQUEST, DEADLINE_EXCEEDED, NOT_LOADED, SHUTTING_DOWN, STALL_SECONDS, STALLED
 from avapd.log import Log
 from avapd.shared.board import METHODS, STATUS_OF_CODE, STATUSES, Row
 from avapd.shared.channel import Start
-from avapd.wire.grpc import OK, Answer
+from avapd.wire.grpc import INTERNAL, OK, UNAVAILABLE, Answer
 
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 _COLUMN: Final = {code: STATUSES.index(status) for code, status in STATUS_OF_CODE.items()}
@@ -59,6 +62,16 @@ class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no typ
             )
             for name, method in service.methods.items()
         }
+        self._feed = service.feed
+        self._swapped = asyncio.Event()
+        self._ending = False
+        for name, messages in (("StreamCatalog", self._chunks), ("WatchCatalog", self._events)):
+            number = METHODS.index(name)
+            refusals = (DENIED, HEADERS_TOO_LARGE)
+            self._handlers[f"/{SERVICE}/{name}"] = (
+                grpc.stream_stream_rpc_method_handler(self._stream(number, messages)),
+                *(grpc.stream_stream_rpc_method_handler(self._refuse(number, answer)) for answer in refusals),
+            )
         self._unknown = METHODS.index("unknown")
 
     def service(self, details: Any) -> Any:
@@ -79,7 +92,7 @@ class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no typ
         answer = self.answers.get(request)
         if answer is None:
             answer = serve(request)
-            if answer.code == OK and len(answer.payload) <= _MEMO_BYTES:
+            if answer.code == OK and isinstance(answer.payload, bytes) and len(answer.payload) <= _MEMO_BYTES:
                 if len(self.answers) >= _MEMO_ANSWERS:
                     self.answers.clear()
                 self.answers[request] = answer
@@ -96,12 +109,72 @@ class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no typ
             answer = serve(request) if request is not grpc.aio.EOF else NO_MESSAGE
             if answer.code == OK:
                 count(method, 0, clock() - began)
-                return bytes(answer.payload)
+                return answer.whole()
             count(method, _COLUMN[answer.code], clock() - began)
             await context.abort(_CODES[answer.code], answer.message)
             raise AssertionError("abort raises")
 
         return call
+
+    # --- streams ----------------------------------------------------------------------------------------------
+
+    def swapped(self) -> None:
+        """There is another catalog."""
+        self.answers.clear()
+        self._swapped.set()
+        self._swapped = asyncio.Event()
+
+    def end_watches(self) -> None:
+        """End the watches, which else would hold a drain up."""
+        self._ending = True
+        self._swapped.set()
+
+    def _stream(self, method: int, messages: Callable[[str], AsyncIterator[Message]]) -> Any:
+        """A handler that sends messages; a client that takes none for a while is cut off."""
+
+        async def call(_requests: Any, context: Any) -> None:
+            request = await context.read()
+            try:
+                answer = await self._sent(request, context, messages)
+            except TimeoutError:
+                answer = Answer(DEADLINE_EXCEEDED, STALLED)
+            self._row.count(method, _COLUMN[answer.code], 0)
+            if answer.code != OK:
+                await context.abort(_CODES[answer.code], answer.message)
+
+        return call
+
+    async def _sent(self, request: Any, context: Any, messages: Callable[[str], AsyncIterator[Message]]) -> Answer:
+        """Send what a client asked for; how the call ends. Raises TimeoutError when it takes nothing."""
+        if request is grpc.aio.EOF:
+            return NO_MESSAGE
+        try:
+            has = name_in(request)
+        except ValueError:
+            return Answer(INTERNAL, BAD_REQUEST)
+        if self._feed.view is None:
+            return Answer(UNAVAILABLE, NOT_LOADED)
+        async for message in messages(has):
+            async with asyncio.timeout(STALL_SECONDS):
+                await context.write(b"".join(message))
+        return Answer(UNAVAILABLE, SHUTTING_DOWN) if self._ending else Answer(OK)
+
+    async def _chunks(self, has: str) -> AsyncIterator[Message]:
+        if self._feed.view is not None:
+            for message in self._feed.chunks(self._feed.view, has):
+                yield message
+
+    async def _events(self, has: str) -> AsyncIterator[Message]:
+        first = True
+        while not self._ending:
+            view, swapped = self._feed.view, self._swapped
+            if view is not None and (first or has != view.version_hash):
+                first, becomes = False, view.version_hash
+                for message in self._feed.event(view, has):
+                    yield message
+                has = becomes
+            else:
+                await swapped.wait()
 
     def _refuse(self, method: int, answer: Answer) -> Any:
         """A handler that answers before it reads anything."""
@@ -239,7 +312,7 @@ class GrpcioEngine:
 
     def swapped(self) -> None:
         """The service has another catalog."""
-        self._calls.answers.clear()
+        self._calls.swapped()
 
     def keys_changed(self) -> None:
         """The key ring is asked for with every call; nothing of it was remembered."""
@@ -268,6 +341,7 @@ class GrpcioEngine:
         for slot in list(self._open):
             self.shut(slot)
         self._health.end_watches()
+        self._calls.end_watches()
         await asyncio.sleep(_SETTLE_SECONDS)  # a connection accepted just now must first send its SETTINGS
         say_goaway(ports)
         farewell = min(deadline, time.monotonic() + _FAREWELL_SECONDS)

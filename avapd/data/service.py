@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from avapd.data.feed import Feed
 from avapd.data.request import check_empty, name_in
-from avapd.shared.snapshot import View, key_of
+from avapd.shared.patch import Content
+from avapd.shared.snapshot import key_of
 from avapd.wire.grpc import INTERNAL, OK, RESOURCE_EXHAUSTED, UNAVAILABLE, UNIMPLEMENTED, Answer
 
 SERVICE: Final = "avap.DefinitionEngine"
@@ -41,16 +43,21 @@ class Service:
     """The catalog a worker serves. `max_answer_bytes` bounds a unary answer."""
 
     def __init__(self, max_answer_bytes: int) -> None:
-        self.view: View | None = None
+        self.view: Content | None = None
+        self.feed = Feed()
         self._max_answer_bytes = max_answer_bytes
         self.methods: Final[dict[str, Callable[[bytes], Answer]]] = {
             "GetCommand": self.get_command,
             "SyncCatalog": self.sync_catalog,
         }
 
-    def swap(self, view: View) -> View | None:
-        """Serve `view` from now on; the view that was served before."""
+    def swap(self, view: Content, base: str = "", changed: list[str] | None = None) -> Content | None:
+        """Serve `view` from now on; the view that was served before.
+
+        `changed` are the names that differ from the catalog with the hash `base`; see feed.py.
+        """
         before, self.view = self.view, view
+        self.feed.advance(view, base, changed)
         return before
 
     def get_command(self, request: bytes) -> Answer:
@@ -65,7 +72,8 @@ class Service:
                 name = name_in(request)
             except ValueError:
                 return _BAD_REQUEST
-            payload = view.get(key_of(name))
+            key = key_of(name)
+            payload = view.get(key) if key != request else None
             if payload is None:
                 return Answer(NOT_FOUND, f"Command '{_cut(name)}' not found", b"")
         if len(payload) > self._max_answer_bytes:

@@ -13,6 +13,7 @@ from typing import Final
 from avapd.data.auth import AUTHORIZATION, HEADER, Keyring
 from avapd.data.health import Health
 from avapd.data.service import DENIED, SERVICE, Service, unimplemented
+from avapd.data.streams import Watches
 from avapd.data.wire_protocol import Members, WireProtocol
 from avapd.log import Log
 from avapd.shared.board import METHODS, STATUS_OF_CODE, STATUSES, Row
@@ -38,7 +39,9 @@ class DefinitionApplication:
 
     names = frozenset({HEADER.encode(), AUTHORIZATION.encode()})
 
-    def __init__(self, service: Service, keyring: Callable[[], Keyring], health: Health, log: Log) -> None:
+    def __init__(
+        self, service: Service, watches: Watches, keyring: Callable[[], Keyring], health: Health, log: Log
+    ) -> None:
         self._keyring = keyring
         self._log = log
         self._open = dict(health.methods)
@@ -47,6 +50,9 @@ class DefinitionApplication:
             for name, serve in service.methods.items()
             for path in [f"/{SERVICE}/{name}".encode()]
         }
+        for name, begin in (("StreamCatalog", watches.stream), ("WatchCatalog", watches.watch)):
+            path = f"/{SERVICE}/{name}".encode()
+            self._keyed[path] = Method.server_stream(path, begin)
         unknown, failed = METHODS.index("unknown"), STATUSES.index(500)
         self._columns = {code: STATUSES.index(status) for code, status in STATUS_OF_CODE.items()}
         self._failed = failed
@@ -85,7 +91,8 @@ class WireEngine:
     def __init__(self, service: Service, keyring: Callable[[], Keyring], row: Row, start: Start, log: Log) -> None:
         self._row = row
         self._health = Health()
-        self._application = DefinitionApplication(service, keyring, self._health, log)
+        self._watches = Watches(service.feed)
+        self._application = DefinitionApplication(service, self._watches, keyring, self._health, log)
         if start.environment == "development":
             from avapd.data.reflection import methods  # noqa: PLC0415  # in development only
 
@@ -137,6 +144,7 @@ class WireEngine:
     def swapped(self) -> None:
         """The service has another catalog."""
         self._routes.forget_answers()
+        self._watches.swapped()
 
     def keys_changed(self) -> None:
         """The key ring is another one: nobody is let in by what was remembered."""
@@ -176,6 +184,7 @@ class WireEngine:
         while True:
             await asyncio.sleep(_TICK_SECONDS)
             self._members.tick()
+            self._watches.tick(monotonic())
 
     # --- the end ----------------------------------------------------------------------------------------------
 
@@ -189,6 +198,7 @@ class WireEngine:
         for slot in list(self._servers):
             self.shut(slot)
         self._health.end_watches()
+        self._watches.end()
         for member in list(self._members.all):
             member.drain()
         with contextlib.suppress(TimeoutError):

@@ -21,12 +21,14 @@ from avapd.wire.headers import Routes
 # After GOAWAY the client's last octets are read and thrown away: closing with octets unread makes a TCP reset, and the
 # client may never see the GOAWAY (RFC 9113 section 5.4.1).
 _LINGER_SECONDS: Final = 1.0
+# What is due later than this is seen by the next of the seldom ticks, a second apart.
+_SOON_SECONDS: Final = 1.5
 
 Count = Callable[[list[int], int], None]
 
 
 class Members:
-    """The connections of an engine: `all`, and those that are `busy`, for which time may be short.
+    """The connections of an engine: `all`, and those that are `busy`, for which something is due soon.
 
     While there are busy ones, they are ticked every `TICK_SECONDS`: so precisely deadlines are kept. `tick` is for the
     others and may be seldom; ten thousand idle connections must cost next to nothing.
@@ -129,7 +131,9 @@ class WireProtocol(asyncio.Protocol):
 
     def tick(self, now: float) -> None:
         """Do what is due by the clock."""
-        if not (self._full or self._wire.busy):
+        if self._full or self._wire.wake_at <= now + _SOON_SECONDS:
+            self._members.stir(self)
+        else:  # also with calls open: a thousand watches must cost next to nothing
             self._members.busy.discard(self)
         if self._full:
             self._watch_reader(now)

@@ -31,7 +31,21 @@ from avapd.errors import Exit, SnapshotError
 from avapd.log import Log
 from avapd.shared import board as words
 from avapd.shared.board import Board, State
-from avapd.shared.channel import Ack, Adopt, Booted, Channel, Drain, Keys, Load, Message, Reject, Release, Start
+from avapd.shared.channel import (
+    Ack,
+    Adopt,
+    Booted,
+    Channel,
+    Drain,
+    Keys,
+    Load,
+    LoadPatch,
+    Message,
+    Reject,
+    Release,
+    Start,
+)
+from avapd.shared.patch import Content, PatchedView
 from avapd.shared.snapshot import View
 
 HEARTBEAT_SECONDS: Final = 0.1
@@ -52,6 +66,15 @@ async def serve(start: Start, descriptors: list[int], channel: Channel, more: li
     return await worker.run()
 
 
+def _base(view: Content) -> View:
+    return view.base if isinstance(view, PatchedView) else view
+
+
+def _close(descriptors: list[int]) -> None:
+    for fd in descriptors:
+        os.close(fd)
+
+
 class Worker:
     """A worker as its Start message describes it."""
 
@@ -70,11 +93,13 @@ class Worker:
         self._service = Service(start.max_answer_bytes)
         self._engine: Engine = build(self._service, lambda: self._keyring, self._row, start, self._log)
         self._link = Link(channel, self.handle, self._orphaned)
-        self._wanted: tuple[Load, int] | None = None
+        self._wanted: tuple[Load | LoadPatch, list[int]] | None = None
         self._arrived = asyncio.Event()
         self._stop = asyncio.Event()
         self._pre_drain = True
         self._fresh = False
+        self._stale = False
+        self._began = time.monotonic_ns()
 
     async def run(self) -> int:
         """Serve until told to stop; the exit code."""
@@ -126,17 +151,30 @@ class Worker:
             if fresh != self._fresh:
                 self._fresh = fresh
                 await self._engine.set_health(FRESHNESS, serving=fresh)
+            await self._judge_age(checked)
             await asyncio.sleep(HEARTBEAT_SECONDS)
+
+    async def _judge_age(self, checked: int) -> None:
+        """With `max_stale_seconds`: what was not checked for so long, since our start at least, is not served."""
+        most = self._start.max_stale_seconds
+        if not most or self._row[words.STATE] != State.SERVING:
+            return
+        stale = time.monotonic_ns() - max(checked, self._began) > most * 1e9
+        if stale != self._stale:
+            self._stale = stale
+            self._log.warn("Catalog Too Old" if stale else "Catalog Fresh Again", max_stale_seconds=most)
+            for name in ("", SERVICE):
+                await self._engine.set_health(name, serving=not stale)
 
     # --- messages from the master ---------------------------------------------------------------------------
 
     def handle(self, message: Message, descriptors: list[int]) -> None:
         """Act on a message at once; only a Load is left for the task that loads."""
         match message:
-            case Load():
+            case Load() | LoadPatch():
                 if self._wanted is not None:  # newest wins: what was overtaken is not even mapped
-                    os.close(self._wanted[1])
-                self._wanted = (message, descriptors[0])
+                    _close(self._wanted[1])
+                self._wanted = (message, descriptors)
                 self._arrived.set()
             case Adopt(slot=slot):
                 self._engine.open(slot, socket.socket(fileno=descriptors[0]))
@@ -164,15 +202,15 @@ class Worker:
             await self._arrived.wait()
             self._arrived.clear()
             if self._wanted is not None:
-                (load, fd), self._wanted = self._wanted, None
-                await self._load(load, fd)
+                (load, descriptors), self._wanted = self._wanted, None
+                await self._load(load, descriptors)
 
-    async def _load(self, load: Load, fd: int) -> None:
+    async def _load(self, load: Load | LoadPatch, descriptors: list[int]) -> None:
         """Map, verify, swap, ack; or keep what is served and say why."""
         began = time.monotonic()
         try:
             # In a thread: SHA-256 lets go of the interpreter, so calls are answered meanwhile.
-            view = await asyncio.get_running_loop().run_in_executor(None, View.open, fd, load.size)
+            view = await asyncio.get_running_loop().run_in_executor(None, self._open, load, descriptors)
             self._check(view, load)
         except (SnapshotError, OSError) as error:
             reason = str(error) if isinstance(error, SnapshotError) else f"{type(error).__name__}: {error.strerror}"
@@ -180,25 +218,42 @@ class Worker:
             self._link.send(Reject(generation=load.generation, reason=reason))
             return
         finally:
-            os.close(fd)
-        before = self._service.swap(view)
+            _close(descriptors)
+        before = self._service.swap(view, load.before, load.changed)
         self._engine.swapped()
         self._row[words.GENERATION] = view.generation
         if before is None:
             await self._begin_serving()
         else:
-            before.close()
+            if isinstance(before, PatchedView):
+                before.close()
+            if _base(before) is not _base(view):
+                _base(before).close()
         seconds = time.monotonic() - began
         self._log.debug("Snapshot Loaded", generation=view.generation, count=len(view), seconds=round(seconds, 4))
         self._link.send(Ack(generation=view.generation, seconds=seconds))
 
-    def _check(self, view: View, load: Load) -> None:
+    def _open(self, load: Load | LoadPatch, descriptors: list[int]) -> Content:
+        """Map and verify; the base of a patch only if it is not the one that is served. Raises SnapshotError."""
+        if isinstance(load, Load):
+            return View.open(descriptors[0], load.size)
+        current = self._service.view
+        base = _base(current) if current is not None else None
+        if base is None or base.generation != load.base:
+            base = View.open(descriptors[0], load.base_size)
+        return PatchedView.open(base, descriptors[1], load.size)
+
+    def _check(self, view: Content, load: Load | LoadPatch) -> None:
         """Raise SnapshotError unless the arena is the announced one, newer than ours, and answers look-ups."""
         if view.generation != load.generation:
             raise SnapshotError(f"the arena is of generation {view.generation}, {load.generation} was announced")
         current = self._service.view
         if current is not None and view.generation <= current.generation:
             raise SnapshotError(f"generation {view.generation} is not newer than {current.generation}")
+        if isinstance(view, PatchedView):
+            for key, definition in view.changed():
+                if view.get(key) != definition:
+                    raise SnapshotError("a change is not found through the index")
         for key, definition in itertools.islice(view.messages(), _LOOK_UPS):
             if view.get(key) != definition:
                 raise SnapshotError("a definition is not found through the index")

@@ -39,3 +39,39 @@ class CatalogResponse(_message.Message):
     total_count: int
     version_hash: str
     def __init__(self, commands: _Optional[_Iterable[_Union[CommandResponse, _Mapping]]] = ..., total_count: _Optional[int] = ..., version_hash: _Optional[str] = ...) -> None: ...
+
+class CatalogRequest(_message.Message):
+    __slots__ = ("version_hash",)
+    VERSION_HASH_FIELD_NUMBER: _ClassVar[int]
+    version_hash: str
+    def __init__(self, version_hash: _Optional[str] = ...) -> None: ...
+
+class CatalogChunk(_message.Message):
+    __slots__ = ("commands", "unchanged", "total_count", "version_hash")
+    COMMANDS_FIELD_NUMBER: _ClassVar[int]
+    UNCHANGED_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_COUNT_FIELD_NUMBER: _ClassVar[int]
+    VERSION_HASH_FIELD_NUMBER: _ClassVar[int]
+    commands: _containers.RepeatedCompositeFieldContainer[CommandResponse]
+    unchanged: bool
+    total_count: int
+    version_hash: str
+    def __init__(self, commands: _Optional[_Iterable[_Union[CommandResponse, _Mapping]]] = ..., unchanged: _Optional[bool] = ..., total_count: _Optional[int] = ..., version_hash: _Optional[str] = ...) -> None: ...
+
+class CatalogEvent(_message.Message):
+    __slots__ = ("commands", "removed", "full", "more", "total_count", "version_hash", "generation")
+    COMMANDS_FIELD_NUMBER: _ClassVar[int]
+    REMOVED_FIELD_NUMBER: _ClassVar[int]
+    FULL_FIELD_NUMBER: _ClassVar[int]
+    MORE_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_COUNT_FIELD_NUMBER: _ClassVar[int]
+    VERSION_HASH_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    commands: _containers.RepeatedCompositeFieldContainer[CommandResponse]
+    removed: _containers.RepeatedScalarFieldContainer[str]
+    full: bool
+    more: bool
+    total_count: int
+    version_hash: str
+    generation: int
+    def __init__(self, commands: _Optional[_Iterable[_Union[CommandResponse, _Mapping]]] = ..., removed: _Optional[_Iterable[str]] = ..., full: _Optional[bool] = ..., more: _Optional[bool] = ..., total_count: _Optional[int] = ..., version_hash: _Optional[str] = ..., generation: _Optional[int] = ...) -> None: ...

@@ -24,7 +24,7 @@ from typing import Final
 
 from avapd.shared import memory
 
-METHODS: Final = ("GetCommand", "SyncCatalog", "unknown")
+METHODS: Final = ("GetCommand", "SyncCatalog", "StreamCatalog", "WatchCatalog", "unknown")
 STATUSES: Final = (200, 401, 404, 429, 499, 500, 501, 503, 504)
 # gRPC status code → the HTTP-like status that the platform's alerts use (contract part 6).
 STATUS_OF_CODE: Final = {

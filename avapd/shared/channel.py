@@ -45,6 +45,7 @@ class Start:
     key_digests: list[str]
     catalog: bool
     orphan_seconds: float
+    max_stale_seconds: float
     pre_drain_seconds: float
     drain_seconds: float
     max_answer_bytes: int
@@ -53,10 +54,30 @@ class Start:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """Serve this snapshot. Descriptor: the sealed arena of `size` bytes."""
+    """Serve this snapshot. Descriptor: the sealed arena of `size` bytes.
+
+    `changed` are the names that differ from the catalog with the hash `before`; None when they are too many to tell.
+    """
 
     generation: int
     size: int
+    before: str = ""
+    changed: list[str] | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class LoadPatch:
+    """Serve this patch. Descriptors: its base, of `base_size` bytes and `base` its generation, and the sealed patch.
+
+    `before` and `changed` are as in Load.
+    """
+
+    generation: int
+    size: int
+    base: int
+    base_size: int
+    before: str = ""
+    changed: list[str] | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,9 +132,10 @@ class Reject:
     reason: str
 
 
-Message = Start | Load | Keys | Adopt | Release | Drain | Booted | Ack | Reject
-_MESSAGES: Final = {kind.__name__: kind for kind in (Start, Load, Keys, Adopt, Release, Drain, Booted, Ack, Reject)}
-DESCRIPTORS: Final = {"Start": 2, "Load": 1, "Adopt": 1}
+Message = Start | Load | LoadPatch | Keys | Adopt | Release | Drain | Booted | Ack | Reject
+_KINDS: Final = (Start, Load, LoadPatch, Keys, Adopt, Release, Drain, Booted, Ack, Reject)
+_MESSAGES: Final = {kind.__name__: kind for kind in _KINDS}
+DESCRIPTORS: Final = {"Start": 2, "Load": 1, "LoadPatch": 2, "Adopt": 1}
 
 
 def encode(message: Message) -> bytes:

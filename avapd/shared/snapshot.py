@@ -35,8 +35,9 @@ import mmap
 import struct
 import sys
 from array import array
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from avapd.errors import SnapshotError
 from avapd.shared import memory
@@ -48,6 +49,7 @@ HEADER_SIZE: Final = 192
 CHECKSUM_AT: Final = HEADER.size - 32
 ENTRY: Final = struct.Struct("<QII")
 _CHUNK: Final = 1 << 20
+_COPIED: Final = 16 << 10  # bytes
 
 
 class Header(NamedTuple):
@@ -83,32 +85,89 @@ def key_of(name: str) -> bytes:
     return b"\x0a" + varint(len(raw)) + raw
 
 
-def _key_in(message: bytes) -> bytes:
-    """The key of a CommandResponse: its first field."""
+def key_in(message: bytes) -> bytes:
+    """The key of a CommandResponse: its first field. Raises IndexError when it has none."""
+    return key_at(message, 0)
+
+
+def key_at(arena: bytes | mmap.mmap, offset: int) -> bytes:
+    """The key of the CommandResponse, or the key itself, that begins at an offset. Raises IndexError."""
     length = shift = 0
-    at = 1
+    at = offset + 1
     while True:
-        byte = message[at]
+        byte = arena[at]
         length |= (byte & 0x7F) << shift
         at, shift = at + 1, shift + 7
         if byte < 0x80:
-            return message[: at + length]
+            return arena[offset : at + length]
 
 
-def _hash(key: bytes) -> int:
+def hash_of(key: bytes) -> int:
+    """The number that places a key in an index; see the head of this file."""
     return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little")
 
 
-def pack(fd: int, generation: int, count: int, messages: Iterable[bytes]) -> Header:
+def slots_for(count: int) -> int:
+    """The size of an index for so many entries: a power of two, at most half full."""
+    return 1 << max(3, (2 * count - 1).bit_length())
+
+
+def put(index: bytearray, number: int, offset: int, length: int) -> None:
+    """Enter what stands at `offset` into an index under construction."""
+    mask = len(index) // ENTRY.size - 1
+    slot = number & mask
+    while any(index[slot * ENTRY.size : slot * ENTRY.size + 8]):
+        slot = (slot + 1) & mask
+    ENTRY.pack_into(index, slot * ENTRY.size, offset, length, number >> 32)
+
+
+def find(arena: mmap.mmap, mask: int, number: int, key: bytes) -> tuple[int, int] | None:
+    """Offset and length of what begins with this key, by the index behind the header of an arena."""
+    tag = number >> 32
+    slot = number & mask
+    while True:
+        offset, length, found = ENTRY.unpack_from(arena, HEADER_SIZE + slot * 16)
+        if not offset:
+            return None
+        if found == tag and arena[offset : offset + len(key)] == key:
+            return offset, length
+        slot = (slot + 1) & mask
+
+
+def octets(arena: mmap.mmap, offset: int, length: int) -> bytes | memoryview:
+    """A record out of an arena. Large ones are not copied: a copy is dearer than a pointer, and many may wait."""
+    if length > _COPIED:
+        return memoryview(arena)[offset : offset + length]
+    return arena[offset : offset + length]
+
+
+class Landmarks:
+    """What `pack` remembers for later patches: where each record begins, and SHA-256 states on the way.
+
+    `digests` are pairs of an offset in the arena and the state after all records before it.
+    """
+
+    def __init__(self) -> None:
+        self.starts = array("Q")
+        self.digests: list[tuple[int, Any]] = []
+
+    def digest_before(self, offset: int) -> tuple[int, Any]:
+        """The last state at or before this offset, as a copy to go on with."""
+        place = bisect_left(self.digests, offset + 1, key=lambda pair: pair[0]) - 1
+        at, digest = self.digests[place]
+        return at, digest.copy()
+
+
+def pack(fd: int, generation: int, count: int, messages: Iterable[bytes], landmarks: Landmarks | None = None) -> Header:
     """Write the arena for `count` serialized CommandResponses, sorted by name without repeats, into `fd`, and seal it.
 
     Messages are taken one by one, so nothing but the arena itself ever holds the whole catalog. The descriptor
-    is still the caller's to close. Raises OSError when there is no memory for the arena.
+    is still the caller's to close. Fills `landmarks`. Raises OSError when there is no memory for the arena.
     """
-    slots = 1 << max(3, (2 * count - 1).bit_length())
+    slots = slots_for(count)
     offset = HEADER_SIZE + slots * ENTRY.size
-    index, size, digest = _write_records(fd, messages, slots, offset)
-    tail = _tail(count, digest)
+    index, size, digest = _write_records(fd, messages, slots, offset, landmarks or Landmarks())
+    tail = tail_of(count, digest)
     memory.write_at(fd, tail, offset + size)
     memory.write_at(fd, index, HEADER_SIZE)
     answer = size + len(tail)
@@ -122,19 +181,23 @@ def pack(fd: int, generation: int, count: int, messages: Iterable[bytes]) -> Hea
     return header
 
 
-def _write_records(fd: int, messages: Iterable[bytes], slots: int, start: int) -> tuple[bytearray, int, bytes]:
+def _write_records(
+    fd: int, messages: Iterable[bytes], slots: int, start: int, landmarks: Landmarks
+) -> tuple[bytearray, int, bytes]:
     """Write the records and fill the index; the index, the records' size and their SHA-256."""
     mask, used = slots - 1, bytearray(slots)
     index = bytearray(slots * ENTRY.size)
     digest = hashlib.sha256()
+    landmarks.digests.append((start, digest.copy()))
     chunk = bytearray()
     at = start
     for message in messages:
         frame = b"\x0a" + varint(len(message))
         chunk += frame
         chunk += message
-        number = _hash(_key_in(message))
-        slot = number & mask
+        landmarks.starts.append(at)
+        number = hash_of(key_in(message))
+        slot = number & mask  # as `put`, with a map of what is used: this loop is the whole time of a first load
         while used[slot]:
             slot = (slot + 1) & mask
         used[slot] = 1
@@ -142,6 +205,7 @@ def _write_records(fd: int, messages: Iterable[bytes], slots: int, start: int) -
         at += len(frame) + len(message)
         if len(chunk) >= _CHUNK:
             digest.update(chunk)
+            landmarks.digests.append((at, digest.copy()))
             memory.write_at(fd, chunk, at - len(chunk))
             chunk.clear()
     digest.update(chunk)
@@ -149,7 +213,29 @@ def _write_records(fd: int, messages: Iterable[bytes], slots: int, start: int) -
     return index, at - start, digest.digest()
 
 
-def _tail(count: int, version_hash: bytes) -> bytes:
+def messages_in(arena: bytes | mmap.mmap, at: int, end: int) -> Iterator[tuple[bytes, bytes]]:
+    """The records between two offsets, as (key, serialized CommandResponse). Raises SnapshotError."""
+    while at < end:
+        length = shift = 0
+        at += 1
+        while True:
+            byte = arena[at]
+            length |= (byte & 0x7F) << shift
+            at, shift = at + 1, shift + 7
+            if byte < 0x80:
+                break
+        message = arena[at : at + length]
+        at += length
+        try:
+            key = key_in(message)
+        except IndexError:
+            key = b""
+        if at > end or not key:
+            raise SnapshotError("the definitions are not a row of messages")
+        yield key, message
+
+
+def tail_of(count: int, version_hash: bytes) -> bytes:
     """The last two fields of CatalogResponse; proto3 leaves a zero count out."""
     total_count = b"\x10" + varint(count) if count else b""
     return total_count + b"\x1a\x40" + version_hash.hex().encode()
@@ -162,13 +248,10 @@ def _checksum(header: Header, index: bytes | bytearray | memoryview, tail: bytes
     return digest.digest()
 
 
-_COPIED: Final = 16 << 10  # bytes; a copy of more is dearer than a pointer, and many may wait to be sent
-
-
 class View:
     """A catalog in a mapped arena. Cheap to open, safe to read only after `verify`."""
 
-    __slots__ = ("_arena", "_index", "_mask", "header")
+    __slots__ = ("_mask", "arena", "header")
 
     def __init__(self, arena: mmap.mmap) -> None:
         """Read the header. Raises SnapshotError when it is not one of ours or its offsets leave the arena."""
@@ -195,9 +278,8 @@ class View:
         if any(arena[HEADER.size : HEADER_SIZE]):
             raise SnapshotError("header: the padding is not zero")
         self.header = header
-        self._arena = arena
+        self.arena = arena
         self._mask = slots - 1
-        self._index = HEADER_SIZE
 
     @classmethod
     def open(cls, fd: int, size: int) -> View:
@@ -217,7 +299,7 @@ class View:
         Raises SnapshotError. Costs one pass of SHA-256 (1.4 GB/s where the CPU has the instructions).
         """
         header = self.header
-        with memoryview(self._arena) as whole:
+        with memoryview(self.arena) as whole:
             records_end = header.records_offset + header.records_size
             with (
                 whole[HEADER_SIZE : header.records_offset] as index,
@@ -234,7 +316,7 @@ class View:
         # Slices and comprehensions keep this pass short: 0.2 s for 1,000,000 definitions.
         header = self.header
         words = array("Q")
-        words.frombytes(self._arena[HEADER_SIZE : header.records_offset])
+        words.frombytes(self.arena[HEADER_SIZE : header.records_offset])
         if sys.byteorder == "big":
             words.byteswap()
         starts = [start for start in words[::2] if start]
@@ -261,53 +343,37 @@ class View:
         """The serialized CommandResponse of a `key_of` name, or None. Large ones are not copied."""
         if len(key) < 3:  # no name is empty, and an empty key would equal the begin of any record
             return None
-        number = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little")
-        arena, mask, tag = self._arena, self._mask, number >> 32
-        slot = number & mask
-        while True:
-            offset, length, found = ENTRY.unpack_from(arena, HEADER_SIZE + slot * 16)
-            if not offset:
-                return None
-            if found == tag and arena[offset : offset + len(key)] == key:
-                if length > _COPIED:
-                    return memoryview(arena)[offset : offset + length]
-                return arena[offset : offset + length]
-            slot = (slot + 1) & mask
+        return self.get_hashed(key, hash_of(key))
+
+    def get_hashed(self, key: bytes, number: int) -> bytes | memoryview | None:
+        """The same, with the number of the key."""
+        found = find(self.arena, self._mask, number, key)
+        return None if found is None else octets(self.arena, *found)
+
+    def place_of(self, key: bytes) -> tuple[int, int] | None:
+        """Where the record of a key begins and ends in the arena, its frame included."""
+        found = find(self.arena, self._mask, hash_of(key), key)
+        if found is None:
+            return None
+        offset, length = found
+        return offset - 1 - len(varint(length)), offset + length
 
     @property
     def answer_size(self) -> int:
         """The size of `answer` in bytes."""
         return self.header.answer_size
 
-    def answer(self) -> memoryview:
-        """The serialized CatalogResponse, not copied: it may have gigabytes, and many may ask for it."""
+    def answer(self) -> tuple[memoryview, ...]:
+        """The serialized CatalogResponse in pieces, not copied: it may have gigabytes, and many may ask for it."""
         start = self.header.records_offset
-        return memoryview(self._arena)[start : start + self.header.answer_size]
+        return (memoryview(self.arena)[start : start + self.header.answer_size],)
 
     def messages(self) -> Iterator[tuple[bytes, bytes]]:
         """All definitions as (key, serialized CommandResponse), in the order of their names."""
-        arena, at = self._arena, self.header.records_offset
-        end = at + self.header.records_size
-        while at < end:
-            length = shift = 0
-            at += 1
-            while True:
-                byte = arena[at]
-                length |= (byte & 0x7F) << shift
-                at, shift = at + 1, shift + 7
-                if byte < 0x80:
-                    break
-            message = arena[at : at + length]
-            at += length
-            try:
-                key = _key_in(message)
-            except IndexError:
-                key = b""
-            if at > end or not key:
-                raise SnapshotError("the definitions are not a row of messages")
-            yield key, message
+        start = self.header.records_offset
+        return messages_in(self.arena, start, start + self.header.records_size)
 
     def close(self) -> None:
         """Unmap the arena; if an answer is still being sent, when that is done."""
         with contextlib.suppress(BufferError):
-            self._arena.close()
+            self.arena.close()

@@ -34,8 +34,8 @@ class Call:
         """Octets that wait for the client."""
         return self._stream.queued
 
-    def send(self, message: grpc.Body) -> None:
-        """Send a message; the headers go with the first one."""
+    def send(self, message: grpc.Body | tuple[grpc.Body, ...]) -> None:
+        """Send a message, whole or in pieces; the headers go with the first one."""
         if not self.ended:
             self._calls.send(self._stream, message)
 

@@ -301,16 +301,18 @@ class Calls:
 
     # --- streaming answers ------------------------------------------------------------------------------------
 
-    def send(self, stream: Stream, message: grpc.Body) -> None:
+    def send(self, stream: Stream, message: grpc.Body | tuple[grpc.Body, ...]) -> None:
         """A message of a streaming call."""
         if not stream.headed:
             self._outbox.begin(stream, grpc.HEAD)
-        head = grpc.prefix(message)
+        pieces = message if isinstance(message, tuple) else (message,)
+        size = sum(map(len, pieces))
+        head = grpc.prefix_of(size)
         try:
-            if len(message) <= _JOIN_BYTES:
-                self._outbox.queue(stream, head + message)
+            if size <= _JOIN_BYTES:
+                self._outbox.queue(stream, b"".join((head, *pieces)))
             else:
-                self._outbox.queue(stream, head, message)
+                self._outbox.queue(stream, head, *pieces)
         except StreamFault as fault:
             self.reset(stream, fault.code)
         self.wake_at = 0.0

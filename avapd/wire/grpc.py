@@ -47,13 +47,18 @@ Body = bytes | memoryview
 class Answer(NamedTuple):
     """What a unary method says: a gRPC status code with its message, and the serialized response when the code is OK.
 
-    `compressed` is the response as gzip, when the application keeps it; it is sent to clients that accept it.
+    The response may come in pieces, which then go out as they lie. `compressed` is the response as gzip, when the
+    application keeps it; it is sent to clients that accept it.
     """
 
     code: int
     message: str = ""
-    payload: Body = b""
+    payload: Body | tuple[Body, ...] = b""
     compressed: Body | None = None
+
+    def whole(self) -> bytes:
+        """The response in one piece."""
+        return b"".join(self.payload) if isinstance(self.payload, tuple) else bytes(self.payload)
 
 
 class Receiver(Protocol):
@@ -192,7 +197,10 @@ def response(answer: Answer, outcome: int, *, gzip: bool = False) -> Response:
         return trailers_only(answer.code, answer.message, outcome)
     if gzip and answer.compressed is not None:
         return Response(outcome, _HEAD_GZIP, (prefix(answer.compressed, 1), answer.compressed), _OK_TRAILERS)
-    return Response(outcome, HEAD, (prefix(answer.payload), answer.payload), _OK_TRAILERS)
+    payload = answer.payload
+    if isinstance(payload, tuple):
+        return Response(outcome, HEAD, (prefix_of(sum(map(len, payload))), *payload), _OK_TRAILERS)
+    return Response(outcome, HEAD, (prefix(payload), payload), _OK_TRAILERS)
 
 
 def plain(status: bytes, text: bytes, *, body: bool = True) -> Response:
@@ -203,7 +211,12 @@ def plain(status: bytes, text: bytes, *, body: bool = True) -> Response:
 
 def prefix(message: Body, flag: int = 0) -> bytes:
     """What goes in front of a message."""
-    return bytes((flag,)) + len(message).to_bytes(4, "big")
+    return prefix_of(len(message), flag)
+
+
+def prefix_of(size: int, flag: int = 0) -> bytes:
+    """What goes in front of a message of so many octets."""
+    return bytes((flag,)) + size.to_bytes(4, "big")
 
 
 def _status_fields(code: int, message: str) -> Iterable[Field]:

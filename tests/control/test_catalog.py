@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avapd.control import package
-from avapd.control.catalog import REASONS, Catalog, Definition
+from avapd.control.catalog import REASONS, Catalog, Definition, Plan, _mark
 from avapd.control.encode import messages
-from avapd.control.source import CompiledRow, Rows, SourceRow
+from avapd.control.source import Changed, CompiledRow, Fingerprint, Mark, Rows, SourceRow
 from avapd.pb.avap_pb2 import CommandResponse
 
 KEY = "signing key ñ"
@@ -205,6 +206,126 @@ def test_rows_are_let_go_as_definitions_are_taken() -> None:
     made = Catalog(Rows([row(1, "a", "x"), row(2, "b", "y")], []), None)
     definitions = made.take()
     assert next(definitions).name == "a"
-    assert list(made._winners) == ["b"]
+    assert list(made._contents) == ["b"]
     assert [definition.name for definition in definitions] == ["b"]
-    assert made._winners == {}
+    assert made._contents == {}
+
+
+# --- changes ----------------------------------------------------------------------------------------------------
+
+_FOUND = Fingerprint(0, 0, {}, None)
+_NAMED = st.sampled_from([None, "", "a", "b", "c"])
+_TABLE_ROWS = st.dictionaries(
+    st.sampled_from([1, 2, 3, 256, 257, 258, 700]),  # some share a bucket
+    st.tuples(_NAMED, st.none() | st.sampled_from(["x", "y"]), st.booleans()),
+    max_size=6,
+)
+_PACKAGES = st.dictionaries(
+    st.sampled_from([1, 2, 257]), st.tuples(st.sampled_from(["a", "b", "c"]), st.sampled_from(["x", "y", "other"]))
+)
+
+
+class Table:
+    """Both tables as a database holds them: every write of a row gives it a new stamp."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, SourceRow] = {}
+        self.packages: dict[int, CompiledRow] = {}
+        self._stamp = 0
+
+    def become(
+        self, rows: dict[int, tuple[str | None, str | None, bool]], packages: dict[int, tuple[str, str]]
+    ) -> tuple[frozenset[int], frozenset[int]]:
+        """Hold these rows, and packages of these sources, each name once; the buckets in which something changed."""
+        self._stamp += 1
+        new = {
+            id_: SourceRow(id_, name, "t", "[1]", None if large else code, large, self._stamp)
+            for id_, (name, code, large) in rows.items()
+        }
+        by_name = {name: (id_, code) for id_, (name, code) in packages.items()}
+        compiled = {
+            id_: CompiledRow(
+                name, package.sign(b"compiled " + code.encode(), KEY.encode()), sha(code), id_, self._stamp
+            )
+            for name, (id_, code) in by_name.items()
+        }
+        touched = self._take(self.rows, new), self._take(self.packages, compiled)
+        return touched[0], touched[1]
+
+    @staticmethod
+    def _take(old: dict[int, Any], new: dict[int, Any]) -> frozenset[int]:
+        touched = set()
+        for id_ in {*old, *new}:
+            if id_ in old and id_ in new and old[id_]._replace(stamp=0) == new[id_]._replace(stamp=0):
+                continue
+            touched.add(id_ & 255)
+            old.pop(id_, None)
+            if id_ in new:
+                old[id_] = new[id_]
+        return frozenset(touched)
+
+    def whole(self) -> Rows:
+        return Rows(list(self.rows.values()), list(self.packages.values()), _FOUND)
+
+    def changed(self, made: Catalog, buckets: frozenset[int], compiled: frozenset[int]) -> tuple[Plan, Changed]:
+        """What the source would fetch for this catalog."""
+        marks = [_mark(one) for one in self.rows.values() if one.id & 255 in buckets]
+        packages = [
+            Mark(one.id, one.stamp, one.command_name, None)
+            for one in self.packages.values()
+            if one.id & 255 in compiled
+        ]
+        plan, wanted = made.plan(buckets, marks, compiled, packages)
+        rows = [self.rows[id_] for id_ in wanted.ids]
+        stored = [one for one in self.packages.values() if one.command_name in set(wanted.names)]
+        return plan, Changed(_FOUND, buckets, marks, compiled, packages, rows, stored)
+
+
+@given(st.lists(st.tuples(_TABLE_ROWS, _PACKAGES), min_size=1, max_size=5), st.sampled_from([None, KEY]))
+@settings(deadline=None)
+def test_changes_lead_where_reading_everything_leads(
+    states: list[tuple[dict[int, Any], dict[int, tuple[str, str]]]], key: str | None
+) -> None:
+    """However the tables change, step by step: same definitions, same counts, same duplicates."""
+    table = Table()
+    table.become(*states[0])
+    made = Catalog(table.whole(), key)
+    served = {definition.name: definition for definition in made.take()}
+    for state in states[1:]:
+        plan, changed = table.changed(made, *table.become(*state))
+        for name, definition in made.apply(plan, changed).items():
+            served.pop(name, None)
+            if definition is not None:
+                served[name] = definition
+        whole = Catalog(table.whole(), key)
+        assert [served[name] for name in sorted(served)] == list(whole.take())
+        assert made.rejected == whole.rejected
+        assert made.duplicates == whole.duplicates
+        assert len(made) == len(served)
+
+
+def test_a_plan_asks_for_no_more_than_it_needs() -> None:
+    """One changed row among many: its content alone, although the marks of its whole bucket were seen."""
+    table = Table()
+    table.become({id_: (f"n{id_}", "x", False) for id_ in range(1, 1000)}, {})
+    made = Catalog(table.whole(), None)
+    list(made.take())
+    buckets, _ = table.become({id_: (f"n{id_}", "y" if id_ == 300 else "x", False) for id_ in range(1, 1000)}, {})
+    plan, changed = table.changed(made, buckets, frozenset())
+    assert len(changed.marks) > 1
+    assert [one.id for one in changed.functions] == [300]
+    assert plan.names == {"n300"}
+
+
+def test_a_plan_changes_nothing() -> None:
+    """Only `apply` does: what failed between the two is as if it had not been."""
+    table = Table()
+    table.become({1: ("a", "x", False), 2: ("a", "y", False)}, {})
+    made = Catalog(table.whole(), None)
+    list(made.take())
+    buckets, _ = table.become({1: ("a", "x", False)}, {})
+    table.changed(made, buckets, frozenset())
+    assert made.duplicates == ["a"]
+    plan, changed = table.changed(made, buckets, frozenset())
+    assert made.apply(plan, changed)["a"] == Definition("a", "t", "[1]", b"x", sha("x"))
+    assert made.duplicates == []

@@ -18,9 +18,12 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 from avapd import __version__
 from avapd.control.catalog import REASONS
 from avapd.control.metrics import registry
+from avapd.control.plane import Plane as PlaneParts
 from avapd.control.poll import RESULTS, Poll
 from avapd.control.publisher import Publisher
+from avapd.control.refresh import Refresh
 from avapd.control.source import Source
+from avapd.control.source.listener import Notifications
 from avapd.control.supervisor import Supervisor
 from avapd.log import Log, Sink
 from avapd.shared import board as words
@@ -49,6 +52,10 @@ CONTRACT = {
     "avap_connections": ("worker",),
     "avap_snapshot_bytes": (),
     "avap_definitions_rejected": ("reason",),
+    "avap_database_listening": (),
+    "avap_updates_frozen": (),
+    "avap_commands_denied": (),
+    "avap_candidate_refused": ("reason",),
     "avap_build_info": ("engine", "python", "version"),
 }
 
@@ -70,12 +77,17 @@ class Plane:
         self.board = Board(words.create(rows), rows)
         self.publisher = Publisher(log)
         source = Source("postgresql://h/db", schema="public", seconds=1, max_definition_bytes=1, max_bytes=1)
-        self.poll = Poll(source, self.publisher, log, seconds=60, signing_key=None, on_checked=lambda: None)
+        self.refresh = Refresh(source, self.publisher, log, signing_key=None, on_checked=lambda: None)
+        self.poll = Poll(self.refresh, self.publisher, log, seconds=60)
         self.supervisor = Supervisor(
             board=self.board, listeners=listeners, describe=_describe, environ={}, audience=self.publisher, log=log,
             silence_seconds=2.0,
         )  # fmt: skip
-        self.registry: CollectorRegistry = registry(self.board, self.poll, self.publisher, self.supervisor, "grpcio")
+        self.registry: CollectorRegistry = registry(
+            PlaneParts(self.board, self.poll, self.refresh, self.publisher, self.supervisor,
+                       Notifications(source.database, "", lambda: None, log)),
+            "grpcio",
+        )  # fmt: skip
 
     def samples(self) -> list[Sample]:
         """What a scrape sees."""
@@ -204,10 +216,10 @@ def test_nothing_has_happened_yet(plane: Plane) -> None:
 def test_polls_are_told_by_result(plane: Plane) -> None:
     """What the poll counted, its four times and its last duration."""
     plane.poll.results.update(published=2, failed=3)
-    plane.poll.rejected["duplicate_name"] = 7
+    plane.refresh.rejected["duplicate_name"] = 7
     plane.poll.duration_last = 0.25
-    plane.poll.source_up = True
-    times = plane.poll.times
+    plane.refresh.source_up = True
+    times = plane.refresh.times
     times.attempt, times.check, times.change, times.activation = 4.5, 3.5, 2.5, 1.5
     assert plane.value("avap_sync_total", result="published") == 2
     assert plane.value("avap_sync_total", result="failed") == 3

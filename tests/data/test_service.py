@@ -58,7 +58,7 @@ def test_a_definition_is_answered_by_its_name(service: Service, name: str) -> No
     for request in requests:
         answer = service.get_command(request)
         assert (answer.code, answer.message) == (0, "")
-        assert CommandResponse.FromString(bytes(answer.payload)).name == name
+        assert CommandResponse.FromString(answer.whole()).name == name
 
 
 @pytest.mark.parametrize("name", ["", "missing", "addvar", "addVar ", "addVa", "addVarr", "\0", "a\nb", "'", "ñ"])
@@ -88,7 +88,7 @@ def test_the_catalog_is_answered_whole(service: Service) -> None:
     for request in (b"", b"\x0a\x03abc", b"\x10\x01"):
         answer = service.sync_catalog(request)
         assert answer.code == 0
-        catalog = CatalogResponse.FromString(bytes(answer.payload))
+        catalog = CatalogResponse.FromString(answer.whole())
         assert [command.name for command in catalog.commands] == sorted(NAMES)
         assert (catalog.total_count, catalog.version_hash) == (3, service.view.version_hash if service.view else "")
 
@@ -118,7 +118,7 @@ def test_an_empty_catalog_is_a_catalog() -> None:
     service.swap(view)
     answer = service.sync_catalog(b"")
     assert answer.code == 0
-    assert len(CatalogResponse.FromString(bytes(answer.payload)).commands) == 0
+    assert len(CatalogResponse.FromString(answer.whole()).commands) == 0
     assert get(service, "a").code == 5
     view.close()
 
@@ -149,8 +149,8 @@ def test_a_swap_changes_every_answer_at_once() -> None:
     assert service.swap(two) is one
     one.close()
     assert get(service, "a").code == 5
-    assert CommandResponse.FromString(bytes(get(service, "b").payload)).code == b"new"
-    assert CatalogResponse.FromString(bytes(service.sync_catalog(b"").payload)).version_hash == two.version_hash
+    assert CommandResponse.FromString(get(service, "b").whole()).code == b"new"
+    assert CatalogResponse.FromString(service.sync_catalog(b"").whole()).version_hash == two.version_hash
     two.close()
 
 

@@ -35,8 +35,8 @@ from avapd.shared.channel import (
 
 START = Start(
     slot=1, row=2, rows=8, slots=4, cpu=3, engine="grpcio", environment="test", log_level="INFO",
-    key_digests=["ab" * 32], catalog=True, orphan_seconds=15.0, pre_drain_seconds=0.5, drain_seconds=30.0,
-    max_answer_bytes=1, limits={"streams": 100, "age_seconds": 0.5},
+    key_digests=["ab" * 32], catalog=True, orphan_seconds=15.0, max_stale_seconds=0.0, pre_drain_seconds=0.5,
+    drain_seconds=30.0, max_answer_bytes=1, limits={"streams": 100, "age_seconds": 0.5},
 )  # fmt: skip
 LOAD = Load(generation=7, size=1 << 40)
 MESSAGES: list[Message] = [

@@ -7,6 +7,8 @@ import struct
 import threading
 from typing import Self
 
+from support.database import Database
+
 
 class Proxy:
     """Forwards to `target` until told otherwise: `mode` is forward, freeze, slow, reset or refuse."""
@@ -80,6 +82,11 @@ class Proxy:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def proxied(database: Database, proxy: Proxy) -> str:
+    """The reader's connection string through the proxy."""
+    return f"postgresql://avapd_reader@127.0.0.1:{proxy.port}/{database.name}"
 
 
 def _reset(sock: socket.socket) -> None:

@@ -148,7 +148,7 @@ def test_a_host_that_refuses_keeps_the_old_snapshot(sample: Database, serve: Ser
 
 def test_a_file_size_limit_keeps_the_old_snapshot(sample: Database, serve: Serve) -> None:
     """Scenario 16: RLIMIT_FSIZE stops the arena from being written: SIGXFSZ kills nobody, the old generation stays."""
-    sample.insert_many(2000)
+    sample.insert_many(2000, 40)  # as large as what `put` writes: another size would be implausible
     server = serve(sample.reader_url, env=FAST).wait_serving()
     put(sample, 1)
     wait_until(lambda: len(server.events("Definitions Broadcasted")) == 2)
@@ -164,7 +164,7 @@ def test_a_file_size_limit_keeps_the_old_snapshot(sample: Database, serve: Serve
 
 def test_a_swap_under_load_tears_nothing(sample: Database, serve: Serve) -> None:
     """Every answer belongs to one generation, and per connection generations never fall; no call fails."""
-    sample.insert_many(5000)
+    sample.insert_many(5000, 40)  # as above
     server = serve(sample.reader_url, env=FAST).wait_serving()
     put(sample, 1)
     with server.calls() as calls:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -16,7 +16,7 @@ import pytest
 from support.calls import Calls, Outcome
 from support.database import Database
 from support.load import Load
-from support.proxy import Proxy
+from support.proxy import Proxy, proxied
 from support.server import Server, free_port
 from support.waiting import stays, wait_until
 
@@ -32,21 +32,6 @@ needs_own = pytest.mark.skipif(
 
 def get(calls: Calls) -> Outcome:
     return calls.get("addVar", wait=True)
-
-
-@pytest.fixture
-def tcp(own_postgres: Postgres) -> Iterator[tuple[Database, Postgres, int]]:
-    """A database with rows, on a PostgreSQL of its own that listens on a loopback port as well."""
-    port = free_port()
-    own_postgres.stop()
-    with Postgres(port=port) as postgres:
-        made = Database(postgres.url())
-        made.insert([("addVar", "[]", "function", "x = 1")])
-        yield made, postgres, port
-
-
-def proxied(database: Database, proxy: Proxy) -> str:
-    return f"postgresql://avapd_reader@127.0.0.1:{proxy.port}/{database.name}"
 
 
 @needs_own

@@ -50,7 +50,7 @@ class Rig:
         start = Start(
             slot=0, row=0, rows=4, slots=2, cpu=0, engine="wire", environment="test", log_level="ERROR",
             key_digests=[hashlib.sha256(KEY.encode()).hexdigest()], catalog=catalog, orphan_seconds=0.2,
-            pre_drain_seconds=0.0, drain_seconds=2.0, max_answer_bytes=1 << 20,
+            max_stale_seconds=0.0, pre_drain_seconds=0.0, drain_seconds=2.0, max_answer_bytes=1 << 20,
             limits=dataclasses.asdict(Limits()),
         )  # fmt: skip
         self.worker = Worker(start, self.board.row(0), self.board.fd, self.listeners[0], environment(os.environ, 4))

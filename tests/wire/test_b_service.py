@@ -18,6 +18,7 @@ from avapd.data.auth import Keyring
 from avapd.data.health import Health
 from avapd.data.reflection import methods
 from avapd.data.service import Service
+from avapd.data.streams import Watches
 from avapd.data.wire_engine import DefinitionApplication
 from avapd.log import Log
 from avapd.pb.avap_pb2 import CommandRequest, CommandResponse
@@ -54,7 +55,7 @@ def peer(health: Health) -> Iterator[Client]:
     os.close(fd)
     service.swap(view)
     keyring = Keyring([hashlib.sha256(KEY).hexdigest()])
-    application: Any = DefinitionApplication(service, lambda: keyring, health, Log("worker"))
+    application: Any = DefinitionApplication(service, Watches(service.feed), lambda: keyring, health, Log("worker"))
     application.add(methods())
     yield Client(application)
     view.close()

@@ -32,6 +32,7 @@ from wire.verdicts import Client
 from avapd.data.auth import Keyring
 from avapd.data.health import Health
 from avapd.data.service import Service
+from avapd.data.streams import Watches
 from avapd.data.wire_engine import DefinitionApplication
 from avapd.log import Log
 from avapd.wire import huffman
@@ -48,7 +49,8 @@ DENIED: Field = (b"x-deny", b"yes")
 def served() -> DefinitionApplication:
     """What a worker serves, to somebody without a key."""
     keyring = Keyring([hashlib.sha256(b"a-key-of-enough-length").hexdigest()])
-    return DefinitionApplication(Service(1 << 20), lambda: keyring, Health(), Log("worker"))
+    service = Service(1 << 20)
+    return DefinitionApplication(service, Watches(service.feed), lambda: keyring, Health(), Log("worker"))
 
 
 PATH = b"/" + b"x" * 255

@@ -80,7 +80,7 @@ class TestService:
         answer = self._unary(message)
         initial, trailing = echoed(metadata)
         answers.start(call, initial)
-        call.send(answer.payload)
+        call.send(answer.whole())
         answers.finish(call, answer.code, answer.message, trailing)
 
     def _output(self, call: Call, message: bytes) -> None:

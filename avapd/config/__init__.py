@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
-from urllib.parse import urlsplit
 
+from avapd.config import parsers
 from avapd.errors import ConfigError
 from avapd.wire.limits import Limits
 
 ENVIRONMENTS: Final = ("production", "staging", "test", "development")
 ENGINES: Final = ("wire", "grpcio")
 KEY_BYTES: Final = 16
+NOTIFY_CHANNEL: Final = "avapd_changed"
 # Keys that stand in public samples: they work, with a loud WARN, since refusing them could stop a running platform.
 SAMPLE_KEYS: Final = (
     "avap-secret-key", "change-me-change-me", "change-me-in-production", "changeme", "example", "secret-key",
@@ -60,64 +60,6 @@ def _setting(
     return dataclasses.field(metadata=metadata, default=default, repr=not secret)
 
 
-def _integer(low: int, high: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not re.fullmatch(r"[0-9]{1,18}", text) or not low <= int(text) <= high:
-            raise ValueError(f"must be a whole number from {low} to {high}")
-        return int(text)
-
-    return parse
-
-
-def _seconds(low: float, high: float) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,6})?", text) or not low <= float(text) <= high:
-            raise ValueError(f"must be a number from {low:g} to {high:g}")
-        return float(text)
-
-    return parse
-
-
-def _choice(*names: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text not in names:
-            raise ValueError("must be one of " + ", ".join(names))
-        return text
-
-    return parse
-
-
-def _database_url(text: str) -> str:
-    try:
-        parts = urlsplit(text)
-        # Several hosts are allowed; `port` raises ValueError, with the text in it, when it is not a number.
-        hosts = parts.netloc.rpartition("@")[2].split(",")
-        _ = [urlsplit(f"//{host}").port for host in hosts]
-    except ValueError:
-        raise ValueError("is not a URL (a password with special characters must be percent-encoded)") from None
-    if parts.scheme not in {"postgres", "postgresql"}:
-        raise ValueError("must begin with postgresql://")
-    if not parts.hostname and "host=" not in parts.query:
-        raise ValueError("names no host")
-    return text
-
-
-def api_keys(text: str) -> tuple[str, ...]:
-    """The keys in a text, separated by commas. Raises ValueError, without the text."""
-    keys = tuple(key.strip() for key in text.split(",") if key.strip())
-    if not keys:
-        raise ValueError("holds no key")
-    if not all(re.fullmatch(r"[!-+\--~]+", key) for key in keys):
-        raise ValueError("must be printable ASCII without blanks: it travels as a request header")
-    return keys
-
-
-def _name(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_$]{0,62}", text):
-        raise ValueError("must be a plain schema name")
-    return text
-
-
 _KIB, _MIB, _GIB = 1 << 10, 1 << 20, 1 << 30
 
 
@@ -125,10 +67,12 @@ _KIB, _MIB, _GIB = 1 << 10, 1 << 20, 1 << 30
 class Config:
     """Everything an operator can set. Sizes are in bytes, times in seconds."""
 
-    database_url: str = _setting("DATABASE_URL", parse=_database_url, secret=True, help="PostgreSQL connection string")
+    database_url: str = _setting(
+        "DATABASE_URL", parse=parsers.database_url, secret=True, help="PostgreSQL connection string"
+    )
     api_keys: tuple[str, ...] = _setting(
         "API_KEY",
-        parse=api_keys,
+        parse=parsers.api_keys,
         secret=True,
         help="key of the clients, or several separated by commas (for rotation); 16 bytes or more outside development",
     )
@@ -141,98 +85,129 @@ class Config:
         help="when set, `code` is a package signed with this key",
     )
     host: str = _setting("AVAPD_HOST", default="[::]", help="address of the gRPC port; `[::]` is IPv6 and IPv4")
-    port: int = _setting("PORT", parse=_integer(1, 65535), default=50051, help="gRPC port")
+    port: int = _setting("PORT", parse=parsers.integer(1, 65535), default=50051, help="gRPC port")
     threadpool: int = _setting(
-        "UV_THREADPOOL_SIZE", parse=_integer(1, 1024), default=64, help="libuv thread pool, read by uvloop"
+        "UV_THREADPOOL_SIZE", parse=parsers.integer(1, 1024), default=64, help="libuv thread pool, read by uvloop"
     )
     environment: str = _setting(
         "AVAPD_ENV",
         "NODE_ENV",
-        parse=_choice(*ENVIRONMENTS),
+        parse=parsers.choice(*ENVIRONMENTS),
         default="production",
         help="`production`, `staging`, `test` or `development` (readable logs, reflection, short keys)",
     )
     workers: int = _setting(
         "AVAPD_WORKERS",
-        parse=_integer(1, 256),
+        parse=parsers.integer(1, 256),
         default=0,
         shown="usable CPUs",
         help="worker processes; by default the CPUs that affinity and the cgroup CPU quota leave",
     )
-    engine: str = _setting("AVAPD_ENGINE", parse=_choice(*ENGINES), default="wire", help="`wire` or `grpcio`")
+    engine: str = _setting("AVAPD_ENGINE", parse=parsers.choice(*ENGINES), default="wire", help="`wire` or `grpcio`")
     refresh_seconds: float = _setting(
         "AVAPD_REFRESH_SECONDS",
-        parse=_seconds(0.05, 86_400),
+        parse=parsers.seconds(0.05, 86_400),
         default=60.0,
         shown="60",
         help="time between two polls of the table",
     )
+    max_stale_seconds: float = _setting(
+        "AVAPD_MAX_STALE_SECONDS",
+        parse=parsers.seconds(0, 604_800),
+        default=0.0,
+        shown="off",
+        help="health is NOT_SERVING when the table was not found well for so long; for who prefers none to old answers",
+    )
     database_seconds: float = _setting(
         "AVAPD_DATABASE_SECONDS",
-        parse=_seconds(0.1, 600),
+        parse=parsers.seconds(0.1, 600),
         default=10.0,
         shown="10",
         help="the one deadline of a poll, over connect, queries and close",
     )
     database_schema: str = _setting(
-        "AVAPD_DATABASE_SCHEMA", parse=_name, default="public", help="schema of `obex_dapl_functions`"
+        "AVAPD_DATABASE_SCHEMA", parse=parsers.name, default="public", help="schema of `obex_dapl_functions`"
+    )
+    notify_channel: str = _setting(
+        "AVAPD_NOTIFY_CHANNEL",
+        parse=parsers.channel,
+        default=NOTIFY_CHANNEL,
+        help="channel that hurries the poll (`avapd db install-notify`), or `off`; it takes a connection for good",
     )
     admin_host: str = _setting("AVAPD_ADMIN_HOST", default="127.0.0.1", help="address of the admin port")
     admin_port: int = _setting(
         "AVAPD_ADMIN_PORT",
-        parse=_integer(1, 65535),
+        parse=parsers.integer(1, 65535),
         default=9464,
         help="HTTP: `/metrics`, `/livez`, `/readyz`, `/status`",
     )
+    admin_socket: str = _setting(
+        "AVAPD_ADMIN_SOCKET",
+        default="",
+        shown="@avapd-admin-PORT",
+        help="local socket for `avapd refresh`, `rollback` and others: a path, or `@name` for an abstract one",
+    )
+    snapshot_dir: str = _setting(
+        "AVAPD_SNAPSHOT_DIR",
+        default="",
+        shown="unset",
+        help="folder for the last good catalog, the history and the operator's decisions; they outlive a restart there",
+    )
     drain_seconds: float = _setting(
         "AVAPD_DRAIN_SECONDS",
-        parse=_seconds(0, 3600),
+        parse=parsers.seconds(0, 3600),
         default=30.0,
         shown="30",
         help="longest wait for calls in flight on SIGTERM",
     )
     pre_drain_seconds: float = _setting(
         "AVAPD_PRE_DRAIN_SECONDS",
-        parse=_seconds(0, 600),
+        parse=parsers.seconds(0, 600),
         default=1.0,
         shown="1",
         help="time between NOT_SERVING and the closing of the listener; part of the drain",
     )
     orphan_seconds: float = _setting(
         "AVAPD_ORPHAN_SECONDS",
-        parse=_seconds(0, 3600),
+        parse=parsers.seconds(0, 3600),
         default=15.0,
         shown="15",
         help="how long workers go on serving when the master is gone, before they drain",
     )
     silence_seconds: float = _setting(
         "AVAPD_SILENCE_SECONDS",
-        parse=_seconds(0.5, 600),
+        parse=parsers.seconds(0.5, 600),
         default=2.0,
         shown="2",
         help="a worker without a heartbeat for so long gets SIGABRT, then SIGKILL; it is replaced within 3 s",
     )
     max_answer_bytes: int = _setting(
         "AVAPD_MAX_ANSWER_BYTES",
-        parse=_integer(_KIB, _GIB),
+        parse=parsers.integer(_KIB, _GIB),
         default=32 * _MIB,
         help="largest unary answer; beyond it RESOURCE_EXHAUSTED",
     )
     max_definition_bytes: int = _setting(
         "AVAPD_MAX_DEFINITION_BYTES",
-        parse=_integer(_KIB, _GIB),
+        parse=parsers.integer(_KIB, _GIB),
         default=16 * _MIB,
         help="rows with more code or interface are skipped and counted",
     )
+    max_definitions: int = _setting(
+        "AVAPD_MAX_DEFINITIONS",
+        parse=parsers.integer(1, 1_000_000_000),
+        default=2_000_000,
+        help="a table of more rows is refused as a whole, before it is fetched",
+    )
     max_catalog_bytes: int = _setting(
         "AVAPD_MAX_CATALOG_BYTES",
-        parse=_integer(_KIB, 64 * _GIB),
+        parse=parsers.integer(_KIB, 64 * _GIB),
         default=_GIB,
         help="a larger table is refused as a whole, before it is fetched",
     )
     log_level: str = _setting(
         "AVAPD_LOG_LEVEL",
-        parse=_choice("DEBUG", "INFO", "WARN", "ERROR"),
+        parse=parsers.choice("DEBUG", "INFO", "WARN", "ERROR"),
         default="INFO",
         help="lowest level that is logged",
     )
@@ -266,7 +241,9 @@ def settings() -> dict[str, Setting]:
 def _limit(field: dataclasses.Field[Any]) -> Setting:
     """A limit of the engine as a setting: its declaration is in wire/limits.py."""
     low, high = field.metadata["low"], field.metadata["high"]
-    parse: Callable[[str], Any] = _seconds(low, high) if isinstance(field.default, float) else _integer(low, high)
+    parse: Callable[[str], Any] = (
+        parsers.seconds(low, high) if isinstance(field.default, float) else parsers.integer(low, high)
+    )
     return Setting((f"AVAPD_LIMIT_{field.name.upper()}",), parse, field.metadata["help"], f"{field.default:g}"
                    if isinstance(field.default, float) else str(field.default), secret=False)  # fmt: skip
 

@@ -1,0 +1,6 @@
+"""The commands of avapd."""
+
+from avapd.cli import ask, database, fleet, orders, server
+from avapd.cli.group import cli, main
+
+__all__ = ["ask", "cli", "database", "fleet", "main", "orders", "server"]

@@ -1,0 +1,67 @@
+"""`avapd fleet`: whether all replicas serve the same."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from datetime import datetime
+from typing import Any
+
+import click
+
+from avapd.cli.group import cli, echo_json, echo_table
+from avapd.errors import Exit
+
+_PORT = 9464
+
+
+@cli.command()
+@click.argument("hosts", nargs=-1, required=True, metavar="HOST[:PORT]...")
+@click.option("--timeout", default=5.0, show_default=True, help="Seconds to wait for each.")
+@click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")
+def fleet(hosts: tuple[str, ...], timeout: float, as_json: bool) -> int:
+    """List replicas by their admin ports: hash, age, generation. Exit 1 when one is silent or disagrees."""
+    found = asyncio.run(_ask_all(hosts, timeout))
+    hashes = Counter(one["version_hash"] for one in found if one["version_hash"])
+    common = hashes.most_common(1)[0][0] if hashes else None
+    for one in found:
+        one["agrees"] = one["version_hash"] is not None and one["version_hash"] == common
+    if as_json:
+        echo_json(found)
+    else:
+        rows = [
+            (
+                one["host"], (one["version_hash"] or "-")[:12], str(one["generation"] or "-"), str(one["count"] or "-"),
+                "-" if one["age"] is None else f"{one['age']:.0f} s", one["source"] or "-",
+                one["error"] or ("" if one["agrees"] else "DISAGREES"),
+            )
+            for one in found
+        ]  # fmt: skip
+        echo_table(("replica", "hash", "generation", "count", "age", "source", ""), rows)
+    return Exit.OK if all(one["agrees"] for one in found) else Exit.FAILED
+
+
+async def _ask_all(hosts: tuple[str, ...], seconds: float) -> list[dict[str, Any]]:
+    import aiohttp  # noqa: PLC0415  # the other commands start faster without
+
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=seconds)) as session:
+        return list(await asyncio.gather(*(_ask(session, host) for host in hosts)))
+
+
+async def _ask(session: Any, host: str) -> dict[str, Any]:
+    """What a replica says of itself; `age` is the seconds since it last found its table well."""
+    import aiohttp  # noqa: PLC0415
+
+    facts = dict.fromkeys(("version_hash", "generation", "count", "age", "source", "error"))
+    # A colon in an IPv6 address stands in brackets.
+    address = host if host.rpartition("]")[2].count(":") else f"{host}:{_PORT}"
+    try:
+        async with session.get(f"http://{address}/status") as answer:
+            status = await answer.json()
+        facts |= {name: status.get(name) for name in ("version_hash", "generation", "count", "source")}
+        checked = status.get("last_check")
+        facts["age"] = time.time() - datetime.fromisoformat(checked).timestamp() if checked else None
+    except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+        facts["error"] = f"no answer: {type(error).__name__}"
+    return {"host": host, **facts}

@@ -1,0 +1,78 @@
+"""Parsers of settings: a text in, a value out, or a ValueError that says what is wanted and never repeats the text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+
+def integer(low: int, high: int) -> Callable[[str], int]:
+    """A whole number in these bounds."""
+
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,18}", text) or not low <= int(text) <= high:
+            raise ValueError(f"must be a whole number from {low} to {high}")
+        return int(text)
+
+    return parse
+
+
+def seconds(low: float, high: float) -> Callable[[str], float]:
+    """A number in these bounds."""
+
+    def parse(text: str) -> float:
+        if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,6})?", text) or not low <= float(text) <= high:
+            raise ValueError(f"must be a number from {low:g} to {high:g}")
+        return float(text)
+
+    return parse
+
+
+def choice(*names: str) -> Callable[[str], str]:
+    """One of these words."""
+
+    def parse(text: str) -> str:
+        if text not in names:
+            raise ValueError("must be one of " + ", ".join(names))
+        return text
+
+    return parse
+
+
+def database_url(text: str) -> str:
+    """A connection string of PostgreSQL."""
+    try:
+        parts = urlsplit(text)
+        # Several hosts are allowed; `port` raises ValueError, with the text in it, when it is not a number.
+        hosts = parts.netloc.rpartition("@")[2].split(",")
+        _ = [urlsplit(f"//{host}").port for host in hosts]
+    except ValueError:
+        raise ValueError("is not a URL (a password with special characters must be percent-encoded)") from None
+    if parts.scheme not in {"postgres", "postgresql"}:
+        raise ValueError("must begin with postgresql://")
+    if not parts.hostname and "host=" not in parts.query:
+        raise ValueError("names no host")
+    return text
+
+
+def api_keys(text: str) -> tuple[str, ...]:
+    """The keys in a text, separated by commas. Raises ValueError, without the text."""
+    keys = tuple(key.strip() for key in text.split(",") if key.strip())
+    if not keys:
+        raise ValueError("holds no key")
+    if not all(re.fullmatch(r"[!-+\--~]+", key) for key in keys):
+        raise ValueError("must be printable ASCII without blanks: it travels as a request header")
+    return keys
+
+
+def name(text: str) -> str:
+    """A name that PostgreSQL needs no quotes for."""
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_$]{0,62}", text):
+        raise ValueError("must be a plain name of PostgreSQL")
+    return text
+
+
+def channel(text: str) -> str:
+    """The name of a channel; empty for `off`."""
+    return "" if text == "off" else name(text)

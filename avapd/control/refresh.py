@@ -1,0 +1,266 @@
+"""A refresh: one look at the source, and what follows from it.
+
+    look ── frozen ──────► only whether the source is there and well
+      │ ── first, every tenth, after any error ──► everything is read: a new base
+      │ ── else ─► fingerprint ── as before ──► nothing
+      │                         └ differs ──► what has changed: a patch
+      ▼
+    snapshot ──► same hash as what is served: nothing ──► guard: refused as a whole, or ──► publish ──► history
+
+Whatever publishes (a look, an operator's command, the catalog from disk) does it here, one at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from avapd.control import guard
+from avapd.control.catalog import REASONS, Catalog, Definition, Plan
+from avapd.control.difference import difference
+from avapd.control.encode import message, messages
+from avapd.control.guard import ImplausibleError, Switches
+from avapd.control.history import Entry, History
+from avapd.control.packer import Changes, Packer, Snapshot, name_of
+from avapd.control.publisher import Publisher
+from avapd.control.source import Fingerprint, Mark, Source
+from avapd.control.source.source import Wanted
+from avapd.errors import SnapshotError
+from avapd.log import Log
+from avapd.shared.snapshot import key_of
+
+# Every so many looks everything is read, so that no mistake in what was merged can last.
+FULL_EVERY: Final = 10
+_DUPLICATES_SHOWN: Final = 10
+# Beyond so many changes who watches is sent the whole catalog: their names would not fit into a message to the workers.
+_WATCHED_MOST, _WATCHED_OCTETS = 2_048, 128 << 10
+DATABASE, DISK, ROLLBACK, OPERATOR = "database", "disk", "rollback", "operator"
+
+
+class Times:
+    """The four times of a catalog, which are never mixed up: wall clock, seconds since the epoch, 0 for never."""
+
+    def __init__(self) -> None:
+        self.attempt = 0.0  # the source was asked
+        self.check = 0.0  # the source answered, whole and well
+        self.change = 0.0  # the answer differed from what was served
+        self.activation = 0.0  # every worker that answers serves it
+
+
+class Refused:
+    """A candidate that was refused, and the state of the tables it was made from: not to be tried again."""
+
+    def __init__(self, error: ImplausibleError, fingerprint: Fingerprint | None) -> None:
+        self.error = error
+        self.fingerprint = fingerprint
+        self.since = time.time()
+
+
+class Refresh:
+    """Turns what the source holds into what is served.
+
+    `loaded` is set once a catalog is served; `on_checked` is called whenever the source was found well, `on_published`
+    with each new entry of the history.
+    """
+
+    def __init__(
+        self, source: Source, publisher: Publisher, log: Log, *, signing_key: str | None,
+        on_checked: Callable[[], None], on_published: Callable[[Snapshot, Entry], None] = lambda _snap, _entry: None,
+    ) -> None:  # fmt: skip
+        self.times = Times()
+        self.loaded = asyncio.Event()
+        self.history = History()
+        self.switches = Switches()
+        self.packer = Packer()
+        self.rejected = dict.fromkeys(REASONS, 0)
+        self.refused: Refused | None = None
+        self.origin = ""
+        self.source_up = False
+        self._source = source
+        self._publisher = publisher
+        self._log = log
+        self._signing_key = signing_key
+        self._compiled = signing_key is not None
+        self._on_checked = on_checked
+        self._on_published = on_published
+        self._catalog: Catalog | None = None
+        self._looks = 0
+        self._duplicates: list[str] = []
+        self._publishing = asyncio.Lock()
+
+    def reconcile(self) -> None:
+        """Read everything with the next look."""
+        self._catalog = None
+
+    async def look(self) -> str:
+        """One look; how it ended: `published`, `unchanged` or `frozen`. Raises AvapdError when it failed."""
+        async with self._publishing:
+            began = time.monotonic()
+            self.times.attempt = time.time()
+            if self.switches.frozen and self._publisher.current is not None:
+                await self._source.fingerprint(compiled=self._compiled)
+                self._checked()
+                return "frozen"
+            try:
+                return await self._look(began)
+            except BaseException:
+                self._catalog = None
+                raise
+
+    async def _look(self, began: float) -> str:
+        await self._still_refused()
+        self._looks += 1
+        catalog, known = self._catalog, self._catalog.fingerprint if self._catalog is not None else None
+        if catalog is None or known is None or self._looks % FULL_EVERY == 0:
+            snap: Snapshot | None = await self._everything(began)
+        else:
+            snap = await self._what_changed(catalog, known)
+        self._checked()
+        current = self._publisher.current
+        same = snap is None or (current is not None and current.view.version_hash == snap.view.version_hash)
+        if snap is not None and not same:
+            await self._publish(snap, DATABASE, began)
+        elif snap is not None:
+            snap.close()
+        self.refused = None
+        self.origin = DATABASE
+        if not same:
+            return "published"
+        self._publisher.bring_up_to_date()
+        return "unchanged"
+
+    async def _still_refused(self) -> None:
+        """Raise what was raised before, as long as the tables hold what was refused and nobody approved it."""
+        refused = self.refused
+        if refused is None or refused.fingerprint is None or refused.error.version_hash in self.switches.approved:
+            return
+        if await self._source.fingerprint(compiled=self._compiled) == refused.fingerprint:
+            self._checked()
+            raise refused.error
+
+    async def _everything(self, began: float) -> Snapshot:
+        rows = await self._source.read(compiled=self._compiled)
+        if not self.source_up:
+            self._log.info("DB OK", rows=len(rows.functions), duration_ms=ms_since(began))
+        catalog = Catalog(rows, self._signing_key)
+        del rows
+        count = len(catalog) - sum(name in catalog for name in self.switches.denied)
+        # In a thread, so that heartbeats, signals and probes are answered meanwhile.
+        snap = await asyncio.to_thread(self.packer.pack, count, messages(self._allowed(catalog.take())))
+        self._catalog = catalog
+        self._account(catalog)
+        return snap
+
+    async def _what_changed(self, catalog: Catalog, known: Fingerprint) -> Snapshot | None:
+        """A snapshot of what is served and the changes since; None when there are none."""
+        current, plans = self._publisher.current, list[Plan]()
+
+        def choose(
+            buckets: frozenset[int], marks: list[Mark], compiled_buckets: frozenset[int], compiled: list[Mark]
+        ) -> Wanted:
+            plan, wanted = catalog.plan(buckets, marks, compiled_buckets, compiled)
+            plans.append(plan)
+            return wanted
+
+        changed = await self._source.changes(known, choose, compiled=self._compiled)
+        self.source_up = True
+        if changed is None or current is None:
+            return None
+        definitions = catalog.apply(plans[0], changed)
+        self._account(catalog)
+        changes = {
+            key_of(name): None if definition is None else message(definition)
+            for name, definition in definitions.items()
+            if name not in self.switches.denied
+        }
+        changes = {key: new for key, new in changes.items() if current.view.get(key) != new}
+        if not changes:
+            return None
+        return await asyncio.to_thread(self.packer.patch, current, changes)
+
+    def _allowed(self, definitions: Iterator[Definition]) -> Iterator[Definition]:
+        denied = self.switches.denied
+        return (one for one in definitions if one.name not in denied) if denied else definitions
+
+    def _checked(self) -> None:
+        self.source_up = True
+        self.times.check = time.time()
+        self._on_checked()
+
+    def _account(self, catalog: Catalog) -> None:
+        """Keep the counts of rows that are not served, and name the doubled ones once per change."""
+        self.rejected = dict(catalog.rejected)
+        duplicates = catalog.duplicates
+        if duplicates != self._duplicates:
+            self._duplicates = duplicates
+            if duplicates:
+                names = duplicates[:_DUPLICATES_SHOWN]
+                self._log.warn("Duplicate Names, Highest Id Served", names=names, count=len(duplicates))
+
+    # --- publishing -----------------------------------------------------------------------------------------
+
+    async def change(self, changes: Changes, origin: str) -> Entry:
+        """Publish what is served with these changes; the database is not asked. Raises SnapshotError, OSError."""
+        async with self._publishing:
+            began = time.monotonic()
+            current = self._publisher.current
+            if current is None:
+                raise SnapshotError("no catalog is served yet")
+            snap = await asyncio.to_thread(self.packer.patch, current, changes)
+            return await self._publish(snap, origin, began)
+
+    async def load(self, count: int, read: Iterator[bytes]) -> Entry | None:
+        """Publish a catalog from elsewhere (the disk) if none is served yet. Raises SnapshotError, OSError."""
+        async with self._publishing:
+            if self._publisher.current is not None:
+                return None
+            began = time.monotonic()
+            snap = await asyncio.to_thread(self.packer.pack, count, read)
+            return await self._publish(snap, DISK, began)
+
+    async def _publish(self, snap: Snapshot, origin: str, began: float) -> Entry:
+        before = self._publisher.current.view if self._publisher.current else None
+        held = before.answer() if before is not None else ()  # keeps its memory mapped until the history is written
+        self.times.change = time.time()
+        made = await asyncio.to_thread(difference, before, snap.view)
+        if origin == DATABASE:
+            try:
+                guard.check(before, snap.view, made, self.switches)
+            except ImplausibleError as error:
+                self.refused = Refused(error, self._catalog.fingerprint if self._catalog is not None else None)
+                snap.close()
+                raise
+        version_hash = snap.view.version_hash
+        if before is None:
+            self._log.info(
+                "CATALOG OK", count=len(snap.view), bytes=snap.size, duration_ms=ms_since(began), source=origin
+            )
+        few = len(made.keys) <= _WATCHED_MOST and sum(map(len, made.keys)) <= _WATCHED_OCTETS
+        await self._publisher.publish(snap, [name_of(key).decode() for key in made.keys] if few else None)
+        self.times.activation = time.time()
+        self.origin = origin
+        self.switches.approved.discard(version_hash)
+        self._log.info(
+            "Definitions Broadcasted",
+            count=len(snap.view),
+            generation=snap.view.generation,
+            version_hash=version_hash,
+            **made.counts(),
+            duration_ms=ms_since(began),
+            bytes=snap.size,
+            source=origin,
+        )
+        self.loaded.set()
+        entry = await asyncio.to_thread(
+            self.history.add, before, snap.view, made, at=self.times.activation, origin=origin
+        )
+        del held
+        self._on_published(snap, entry)
+        return entry
+
+
+def ms_since(began: float) -> float:
+    """Milliseconds since a moment of the monotonic clock, to a tenth."""
+    return round((time.monotonic() - began) * 1000, 1)

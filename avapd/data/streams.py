@@ -1,0 +1,131 @@
+"""StreamCatalog and WatchCatalog on the wire engine: a call takes the next message when the last has left it.
+
+A client that does not read costs one slot: the octets it has not taken, and the hash it was told last. It is not in
+anybody's way, gets what is newest when it reads again, and is cut off when it takes nothing for `STALL_SECONDS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import inf
+from typing import Final
+
+from avapd.data.feed import Feed, Message
+from avapd.data.request import name_in
+from avapd.wire.call import Call
+from avapd.wire.grpc import INTERNAL, OK, UNAVAILABLE
+
+STALL_SECONDS: Final = 30.0
+DEADLINE_EXCEEDED: Final = 4
+NOT_LOADED: Final = "No catalog loaded yet"
+BAD_REQUEST: Final = "Request is not a valid avap.CatalogRequest"
+STALLED: Final = "The client takes nothing"
+SHUTTING_DOWN: Final = "Server is shutting down"
+
+
+class _Chunks:
+    """One StreamCatalog call."""
+
+    def __init__(self, call: Call, messages: Iterator[Message]) -> None:
+        self._call = call
+        self._messages = messages
+        call.on_sent = self.go_on
+
+    def go_on(self) -> None:
+        """Send the next message, or the end."""
+        if self._call.backlog or self._call.ended:
+            return
+        message = next(self._messages, None)
+        if message is None:
+            self._call.finish(OK)
+        else:
+            self._call.send(message)
+
+
+class _Watcher:
+    """One WatchCatalog call: the hash it was told, and the event that is on its way."""
+
+    def __init__(self, watches: Watches, call: Call, has: str) -> None:
+        self.call = call
+        self.stalls_at = inf
+        self.left = 0
+        self._watches = watches
+        self._has = has
+        self._first = True
+        self._event: Iterator[Message] | None = None
+        self._becomes = ""
+        call.on_sent = self.go_on
+
+    def go_on(self) -> None:
+        """Send the next message of the event, or begin the next event, unless the client has not taken the last."""
+        view = self._watches.feed.view
+        if view is None or self.call.backlog or self.call.ended:
+            return
+        while True:
+            if self._event is None:
+                if self._has == view.version_hash and not self._first:
+                    return
+                self._first = False
+                self._event, self._becomes = self._watches.feed.event(view, self._has), view.version_hash
+            message = next(self._event, None)
+            if message is not None:
+                self.call.send(message)
+                return
+            self._event, self._has = None, self._becomes
+
+
+class Watches:
+    """The streaming calls of a worker."""
+
+    def __init__(self, feed: Feed) -> None:
+        self.feed = feed
+        self._watchers: set[_Watcher] = set()
+
+    def stream(self, call: Call, request: bytes) -> None:
+        """StreamCatalog."""
+        has = self._begin(call, request)
+        if has is not None and self.feed.view is not None:
+            _Chunks(call, self.feed.chunks(self.feed.view, has)).go_on()
+
+    def watch(self, call: Call, request: bytes) -> None:
+        """WatchCatalog."""
+        has = self._begin(call, request)
+        if has is None:
+            return
+        watcher = _Watcher(self, call, has)
+        self._watchers.add(watcher)
+        call.on_cancel = lambda: self._watchers.discard(watcher)
+        watcher.go_on()
+
+    def _begin(self, call: Call, request: bytes) -> str | None:
+        """The hash that the client has; None when the call is over already."""
+        try:
+            has = name_in(request)
+        except ValueError:
+            call.finish(INTERNAL, BAD_REQUEST)
+            return None
+        if self.feed.view is None:
+            call.finish(UNAVAILABLE, NOT_LOADED)
+            return None
+        return has
+
+    def swapped(self) -> None:
+        """There is another catalog."""
+        for watcher in list(self._watchers):
+            watcher.go_on()
+
+    def tick(self, now: float) -> None:
+        """Cut off who takes nothing; called about once a second."""
+        for watcher in list(self._watchers):
+            left = watcher.call.backlog
+            if not left or left != watcher.left:
+                watcher.left, watcher.stalls_at = left, now + STALL_SECONDS if left else inf
+            elif now >= watcher.stalls_at:
+                self._watchers.discard(watcher)
+                watcher.call.finish(DEADLINE_EXCEEDED, STALLED)
+
+    def end(self, message: str = SHUTTING_DOWN) -> None:
+        """End the watches, which else would hold a drain up."""
+        for watcher in list(self._watchers):
+            watcher.call.finish(UNAVAILABLE, message)
+        self._watchers.clear()
