@@ -1,5 +1,16 @@
 """The public Python client of the definition server."""
 
-from avapd.client.calls import CallError, Catalog, Client, Definition
+import os
 
-__all__ = ["CallError", "Catalog", "Client", "Definition"]
+# Read by grpcio when it is imported: without it a child of a fork can make no connection.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "1")
+
+from avapd.client.cache import AsyncCache, Cache, State
+from avapd.client.calls import AsyncClient, Client
+from avapd.client.messages import CallError, Catalog, Definition, VerificationError
+from avapd.client.replica import Replica
+
+__all__ = [
+    "AsyncCache", "AsyncClient", "Cache", "CallError", "Catalog", "Client", "Definition", "Replica", "State",
+    "VerificationError",
+]  # fmt: skip

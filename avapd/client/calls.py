@@ -1,93 +1,124 @@
-"""Calls to a definition server, synchronous and typed.
+"""Calls to a definition server, synchronous or with asyncio, and typed.
 
 with Client("127.0.0.1:50051", key) as client:
     print(client.get("addVar").code.decode())
+
+async with AsyncClient("127.0.0.1:50051", key) as client:
+    async for event in client.watch():
+        ...
+
+What is the same of both stands once, in `_Protocol`; they differ in how they wait.
 """
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator, Iterator
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Final, Self
 
 import grpc
-from google.protobuf.message import DecodeError
+import grpc.aio
 from grpc_health.v1 import health_pb2
 
-from avapd.errors import AvapdError
+from avapd.client.messages import CallError, Catalog, Definition, decode, definition
 from avapd.pb import avap_pb2
 
-_SERVICE = "/avap.DefinitionEngine/"
+_SERVICE: Final = "/avap.DefinitionEngine/"
+_GET, _SYNC, _WATCH = _SERVICE + "GetCommand", _SERVICE + "SyncCatalog", _SERVICE + "WatchCatalog"
+_CHECK: Final = "/grpc.health.v1.Health/Check"
+# Catalogs may be larger than the 4 MiB that grpcio takes by default. A dead peer is noticed within half a minute, by
+# PINGs as seldom as servers allow.
+_OPTIONS: Final = [
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.keepalive_time_ms", 300_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+]
+
+Event = list[Any]  # the CatalogEvent messages of one event
 
 
-class CallError(AvapdError):
-    """A call that did not end with OK: `code` is the name of the gRPC status."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(f"{code}: {message}")
-        self.code = code
-
-
-class Definition(NamedTuple):
-    """One command. `code` is the UTF-8 source, or a signed package of it; `hash` the SHA-256 (hex) of the source."""
-
-    name: str
-    type: str
-    interface_json: str
-    code: bytes
-    hash: str
-
-
-class Catalog(NamedTuple):
-    """All definitions of one generation, sorted by name; `size` is what travelled, in bytes."""
-
-    definitions: list[Definition]
-    version_hash: str
-    size: int
-
-
-def _definition(message: avap_pb2.CommandResponse) -> Definition:
-    return Definition(message.name, message.type, message.interface_json, message.code, message.hash)
-
-
-class Client:
-    """A connection to one server, for one thread or many. Every call takes at most `timeout` seconds."""
+class _Protocol:
+    """Requests, answers and errors of a server at `host:port`; the key goes with every call but health."""
 
     def __init__(self, target: str, key: str = "", *, timeout: float = 10.0) -> None:
-        """Connect lazily to `host:port`; the key goes with every call but health."""
-        # Catalogs may be larger than the 4 MiB that grpcio takes by default.
-        options = [("grpc.max_receive_message_length", -1), ("grpc.enable_http_proxy", 0)]
-        self._channel = grpc.insecure_channel(target, options=options)
+        self._target = target
         self._metadata = (("x-avap-auth", key),)
         self._timeout = timeout
 
+    def _request(self, has: str) -> bytes:
+        return bytes(avap_pb2.CatalogRequest(version_hash=has).SerializeToString())
+
+    def _named(self, name: str) -> bytes:
+        return bytes(avap_pb2.CommandRequest(name=name).SerializeToString())
+
+    def _service(self, service: str) -> bytes:
+        return bytes(health_pb2.HealthCheckRequest(service=service).SerializeToString())
+
+    def _definition(self, raw: bytes) -> Definition:
+        return definition(decode(avap_pb2.CommandResponse, raw))
+
+    def _catalog(self, raw: bytes) -> Catalog:
+        message = decode(avap_pb2.CatalogResponse, raw)
+        return Catalog([definition(command) for command in message.commands], message.version_hash, len(raw))
+
+    def _status(self, raw: bytes) -> str:
+        status: int = decode(health_pb2.HealthCheckResponse, raw).status
+        return str(health_pb2.HealthCheckResponse.ServingStatus.Name(status))
+
+
+def _failed(error: Any) -> CallError:
+    return CallError(error.code().name, error.details() or "")
+
+
+class Client(_Protocol):
+    """A connection to one server, for one thread or many. Every call takes at most `timeout` seconds."""
+
+    def __init__(self, target: str, key: str = "", *, timeout: float = 10.0) -> None:
+        """Connect lazily."""
+        super().__init__(target, key, timeout=timeout)
+        self._channel = grpc.insecure_channel(target, options=_OPTIONS)
+
     def get(self, name: str) -> Definition:
         """One definition. Raises CallError: NOT_FOUND, UNAUTHENTICATED, UNAVAILABLE and others."""
-        request = avap_pb2.CommandRequest(name=name).SerializeToString()
-        raw = self._call(_SERVICE + "GetCommand", request, self._metadata)
-        return _definition(_decode(avap_pb2.CommandResponse, raw))
+        return self._definition(self._call(_GET, self._named(name), self._metadata))
 
     def catalog(self) -> Catalog:
         """The whole catalog. Raises CallError."""
-        raw = self._call(_SERVICE + "SyncCatalog", b"", self._metadata)
-        message = _decode(avap_pb2.CatalogResponse, raw)
-        return Catalog([_definition(command) for command in message.commands], message.version_hash, len(raw))
+        return self._catalog(self.raw_catalog())
+
+    def raw_catalog(self) -> bytes:
+        """The serialized CatalogResponse. Raises CallError."""
+        return self._call(_SYNC, b"", self._metadata)
+
+    def watch(self, has: str = "") -> Iterator[Event]:
+        """Events, from the catalog with the hash `has` on, until the stream ends with CallError."""
+        call = self._channel.unary_stream(_WATCH)(self._request(has), metadata=self._metadata)
+        event: Event = []
+        try:
+            for raw in call:
+                event.append(decode(avap_pb2.CatalogEvent, raw))
+                if not event[-1].more:
+                    yield event
+                    event = []
+        except grpc.RpcError as error:
+            raise _failed(error) from None
+        finally:
+            call.cancel()
 
     def health(self, service: str = "") -> str:
         """The health of a service name: `SERVING`, `NOT_SERVING`. Raises CallError, NOT_FOUND for an unknown name."""
-        request = health_pb2.HealthCheckRequest(service=service).SerializeToString()
-        raw = self._call("/grpc.health.v1.Health/Check", request, ())
-        status: int = _decode(health_pb2.HealthCheckResponse, raw).status
-        return str(health_pb2.HealthCheckResponse.ServingStatus.Name(status))
+        return self._status(self._call(_CHECK, self._service(service), ()))
 
     def _call(self, path: str, request: bytes, metadata: tuple[tuple[str, str], ...]) -> bytes:
         try:
             answer: bytes = self._channel.unary_unary(path)(request, timeout=self._timeout, metadata=metadata)
         except grpc.RpcError as error:
-            raise CallError(error.code().name, error.details() or "") from None
+            raise _failed(error) from None
         return answer
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection; a watch ends."""
         self._channel.close()
 
     def __enter__(self) -> Self:
@@ -99,8 +130,60 @@ class Client:
         self.close()
 
 
-def _decode(kind: Any, raw: bytes) -> Any:
-    try:
-        return kind.FromString(raw)
-    except DecodeError:
-        raise CallError("INTERNAL", "the server's answer is not valid protobuf") from None
+class AsyncClient(_Protocol):
+    """The same for asyncio; to be made and used on one event loop."""
+
+    def __init__(self, target: str, key: str = "", *, timeout: float = 10.0) -> None:
+        """Connect lazily."""
+        super().__init__(target, key, timeout=timeout)
+        self._channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
+
+    async def get(self, name: str) -> Definition:
+        """One definition. Raises CallError."""
+        return self._definition(await self._call(_GET, self._named(name), self._metadata))
+
+    async def catalog(self) -> Catalog:
+        """The whole catalog. Raises CallError."""
+        return self._catalog(await self.raw_catalog())
+
+    async def raw_catalog(self) -> bytes:
+        """The serialized CatalogResponse. Raises CallError."""
+        return await self._call(_SYNC, b"", self._metadata)
+
+    async def watch(self, has: str = "") -> AsyncGenerator[Event, None]:
+        """Events, from the catalog with the hash `has` on, until the stream ends with CallError."""
+        call = self._channel.unary_stream(_WATCH)(self._request(has), metadata=self._metadata)
+        event: Event = []
+        try:
+            async for raw in call:
+                event.append(decode(avap_pb2.CatalogEvent, raw))
+                if not event[-1].more:
+                    yield event
+                    event = []
+        except grpc.aio.AioRpcError as error:
+            raise _failed(error) from None
+        finally:
+            call.cancel()
+
+    async def health(self, service: str = "") -> str:
+        """The health of a service name. Raises CallError."""
+        return self._status(await self._call(_CHECK, self._service(service), ()))
+
+    async def _call(self, path: str, request: bytes, metadata: tuple[tuple[str, str], ...]) -> bytes:
+        try:
+            answer: bytes = await self._channel.unary_unary(path)(request, timeout=self._timeout, metadata=metadata)
+        except grpc.aio.AioRpcError as error:
+            raise _failed(error) from None
+        return answer
+
+    async def close(self) -> None:
+        """Close the connection; a watch ends."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
