@@ -25,8 +25,8 @@ import grpc.experimental.gevent
 from google.protobuf.message import Message
 from locust import User, events, task
 
-from avapd import config
 from avapd.client import CallError, Client
+from avapd.config import parsers
 from avapd.pb import avap_pb2
 
 _SERVICE: Final = "/avap.DefinitionEngine/"
@@ -93,6 +93,6 @@ class DefinitionUser(User):
 def learn(environment: Any, **_more: Any) -> None:
     """The key and the names, before there are users."""
     path = os.environ.get("API_KEY_FILE")
-    DefinitionUser.key, *_others = config.api_keys(Path(path).read_text("ascii") if path else os.environ["API_KEY"])
+    DefinitionUser.key, *_others = parsers.api_keys(Path(path).read_text("ascii") if path else os.environ["API_KEY"])
     with Client(environment.host or DefinitionUser.host, DefinitionUser.key) as client:
         DefinitionUser.names = [definition.name for definition in client.catalog().definitions]
