@@ -33,6 +33,7 @@ CASES: dict[str, tuple[str, Any, str, Any, list[str]]] = {
     "engine": ("AVAPD_ENGINE", "wire", "grpcio", "grpcio", ["", "nginx", "GRPCIO"]),
     "refresh_seconds": ("AVAPD_REFRESH_SECONDS", 60.0, "0.5", 0.5, [*SECONDS, "0", "0.04", "86401"]),
     "max_stale_seconds": ("AVAPD_MAX_STALE_SECONDS", 0.0, "300", 300.0, [*SECONDS, "604801"]),
+    "canary_seconds": ("AVAPD_CANARY_SECONDS", 2.0, "0", 0.0, [*SECONDS, "31"]),
     "database_seconds": ("AVAPD_DATABASE_SECONDS", 10.0, "2", 2.0, [*SECONDS, "0", "601"]),
     "database_schema": (
         "AVAPD_DATABASE_SCHEMA", "public", "avap_1", "avap_1",

@@ -118,6 +118,13 @@ class Config:
         shown="off",
         help="health is NOT_SERVING when the table was not found well for so long; for who prefers none to old answers",
     )
+    canary_seconds: float = _setting(
+        "AVAPD_CANARY_SECONDS",
+        parse=parsers.seconds(0, 30),
+        default=2.0,
+        shown="2",
+        help="how long one worker serves a new generation alone, under watch, before the others get it; 0 for no time",
+    )
     database_seconds: float = _setting(
         "AVAPD_DATABASE_SECONDS",
         parse=parsers.seconds(0.1, 600),

@@ -14,14 +14,16 @@ from avapd.control.difference import Difference
 from avapd.errors import SnapshotError
 from avapd.shared.patch import Content
 
-REASONS: Final = ("empty", "removed", "size")
+# The last is no judgement of the guard but of the worker that took it first.
+WORKER: Final = "worker"
+REASONS: Final = ("empty", "removed", "size", WORKER)
 # Below so many definitions a share says nothing.
 _ENOUGH: Final = 10
 _MOST_REMOVED: Final = 0.2
 _SMALLEST, _LARGEST = 0.5, 2.0
 
 
-class ImplausibleError(SnapshotError):
+class RefusedError(SnapshotError):
     """A candidate that was refused as a whole; `reason` is the bounded label of the metric."""
 
     def __init__(self, reason: str, message: str, version_hash: str) -> None:
@@ -52,11 +54,11 @@ class Switches:
 
 
 def check(before: Content | None, after: Content, difference: Difference, switches: Switches) -> None:
-    """Raise ImplausibleError unless the candidate is plausible, or approved."""
+    """Raise RefusedError unless the candidate is plausible, or approved."""
     fault = _fault(before, after, difference)
     if fault is not None and after.version_hash not in switches.approved:
         reason, message = fault
-        raise ImplausibleError(reason, f"{message}; candidate {after.version_hash}", after.version_hash)
+        raise RefusedError(reason, f"{message}; candidate {after.version_hash}", after.version_hash)
 
 
 def _fault(before: Content | None, after: Content, difference: Difference) -> tuple[str, str] | None:

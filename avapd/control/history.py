@@ -84,6 +84,11 @@ class History:
             del self.entries[0]
         return entry
 
+    def renumber(self, generation: int) -> None:
+        """What is served was published once more, under another generation."""
+        if self.entries:
+            self.entries[-1] = dataclasses.replace(self.entries[-1], generation=generation)
+
     def find(self, generation: int | None = None, version_hash: str | None = None) -> Entry:
         """An entry by its generation, or the latest with this hash. Raises UnknownGenerationError."""
         for entry in reversed(self.entries):

@@ -90,7 +90,7 @@ class Master:
         rows = 2 * self._count
         self._board = board.Board(board.create(rows), rows)
         self._board[board.FRESH_FOR] = int(_FRESH_INTERVALS * config.refresh_seconds * 1e9)
-        self._publisher = Publisher(log)
+        self._publisher = Publisher(log, config.canary_seconds)
         self._supervisor = Supervisor(
             board=self._board,
             listeners=listeners,

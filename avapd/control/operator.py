@@ -158,10 +158,15 @@ class Operator:
 
     async def _order_rollback(self, body: Body) -> Body:
         history = self._refresh.history
-        entry = self._entry(body, "to") if body.get("to") else history.previous()
-        changes = history.back_to(entry.generation)
+        withdrawn = self._publisher.withdraw()
+        # What only one worker serves yet is no generation of its own: to stop it is to go back.
+        entry = self._entry(body, "to") if body.get("to") else history.entries[-1] if withdrawn else history.previous()
         denied = {key_of(name) for name in self._refresh.switches.denied}
-        changes = {key: message for key, message in changes.items() if key not in denied}
+
+        def changes() -> Changes:
+            back = {} if withdrawn and not body.get("to") else history.back_to(entry.generation)
+            return {key: message for key, message in back.items() if key not in denied}
+
         self._freeze(f"rolled back to generation {entry.generation}")
         made = await self._refresh.change(changes, ROLLBACK)
         self._told("Rolled Back", to=entry.generation, generation=made.generation, version_hash=made.version_hash)
@@ -182,6 +187,7 @@ class Operator:
         return self._state()
 
     def _freeze(self, reason: str) -> None:
+        self._publisher.withdraw()
         self._refresh.switches.frozen = reason
         self._refresh.switches.frozen_at = time.time()
         self._keep()
@@ -199,7 +205,7 @@ class Operator:
         self._refresh.switches.denied.setdefault(name, None if served is None else bytes(served))
         self._told("Command Denied", name=printable(name, 100))
         if served is not None:
-            await self._refresh.change({key: None}, OPERATOR)
+            await self._refresh.change(lambda: {key: None}, OPERATOR)
         return self._state()
 
     async def _order_allow(self, body: Body) -> Body:
@@ -209,7 +215,7 @@ class Operator:
         message = self._refresh.switches.denied.pop(name)
         self._told("Command Allowed", name=printable(name, 100))
         if message is not None:
-            await self._refresh.change({key_of(name): message}, OPERATOR)
+            await self._refresh.change(lambda: {key_of(name): message}, OPERATOR)
         self._refresh.reconcile()
         self._poll.hurry()
         return self._state()

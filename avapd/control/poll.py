@@ -12,7 +12,7 @@ import random
 import time
 from typing import Final
 
-from avapd.control.guard import ImplausibleError
+from avapd.control.guard import RefusedError
 from avapd.control.publisher import Publisher
 from avapd.control.refresh import Refresh
 from avapd.errors import AvapdError, SnapshotError, SourceError
@@ -144,7 +144,7 @@ class Poll:
             fields = {"hint": fault.hint} if fault.hint else {}
             if held:
                 fields["suppressed"] = str(held)
-            reason = fault.reason if isinstance(fault, (SourceError, ImplausibleError)) else type(fault).__name__
+            reason = fault.reason if isinstance(fault, (SourceError, RefusedError)) else type(fault).__name__
             serving = self._publisher.generation
             self._log.error("Refresh Failed", reason=reason, error=str(fault), serving_generation=serving, **fields)
         return fault

@@ -1,9 +1,9 @@
 """The publisher: brings a snapshot to every worker.
 
 Rules (architecture.md 3, reliability.md R5, R7, R13)
-- One worker gets a new generation first, the others only after its ack. A worker that rejects it or dies on it stops
-  the roll-out: the old generation stays everywhere, and the next poll tries again. One that is merely silent is
-  passed over; the watchdog sees to it.
+- One worker gets a new generation first, the canary; the others only after its ack and, where asked for, after it has
+  served it alone for a while. A canary that rejects it, dies on it, hangs with it or fails calls stops the roll-out:
+  the old generation stays everywhere else. One that does not even ack in time is passed over; the watchdog sees to it.
 - The master never waits for a worker: each has at most one unacknowledged Load; what comes meanwhile is kept back,
   newest wins.
 - Generations only rise. A worker that starts gets the current one.
@@ -17,9 +17,9 @@ import signal
 import time
 from typing import Final
 
+from avapd.control.canary import Canary, RollOutError
 from avapd.control.packer import Snapshot
 from avapd.control.worker import Worker
-from avapd.errors import SnapshotError
 from avapd.log import Log
 from avapd.shared.channel import Ack, Load, LoadPatch, Reject
 
@@ -36,11 +36,13 @@ _ROLL_OUT_SECONDS: Final = 5.0
 class Publisher:
     """Knows the workers and the snapshot they should serve."""
 
-    def __init__(self, log: Log) -> None:
+    def __init__(self, log: Log, soak_seconds: float = 0.0) -> None:
         self.current: Snapshot | None = None
+        self.canary: Canary | None = None
+        self._soak_seconds = soak_seconds
         self._log = log
         self._workers: list[Worker] = []
-        self._offer: tuple[Worker, asyncio.Future[str]] | None = None
+        self._offer: tuple[Worker, asyncio.Future[RollOutError | None]] | None = None
         self._acked = asyncio.Event()
         self._before = ""
         self._changed: list[str] | None = None
@@ -60,13 +62,16 @@ class Publisher:
     def leave(self, worker: Worker) -> None:
         """A worker is gone."""
         self._workers.remove(worker)
-        self._answer(worker, "the worker died on it")
+        self._answer(worker, RollOutError(worker, "the worker died on it", content=not worker.felled))
+        if self.canary is not None and self.canary.worker is worker:
+            self.canary.died()
+            self.canary = None
         self._acked.set()
 
     def acked(self, worker: Worker, ack: Ack) -> None:
         """A worker serves a generation."""
         worker.generation = ack.generation
-        self._answer(worker, "")
+        self._answer(worker, None)
         self._acked.set()
         if self._offer is None:
             self._end_refused()
@@ -75,17 +80,17 @@ class Publisher:
     def rejected(self, worker: Worker, reject: Reject) -> None:
         """A worker keeps what it had."""
         worker.sent = worker.generation
-        self._answer(worker, reject.reason)
+        self._answer(worker, RollOutError(worker, reject.reason, content=not reject.host))
         self._acked.set()
 
-    def _answer(self, worker: Worker, reason: str) -> None:
+    def _answer(self, worker: Worker, error: RollOutError | None) -> None:
         if self._offer is not None and self._offer[0] is worker and not self._offer[1].done():
-            self._offer[1].set_result(reason)
+            self._offer[1].set_result(error)
 
     def _end_refused(self) -> None:
         """End workers that took a generation, too late to be asked first, which another then refused."""
         for worker in self._workers:
-            if worker.generation > self.generation:
+            if worker.generation > self.generation and (self.canary is None or worker is not self.canary.worker):
                 self._log.error("Worker Serves Refused Generation, Killing", worker=worker.slot)
                 worker.signal(signal.SIGKILL)
 
@@ -113,20 +118,48 @@ class Publisher:
 
     # --- publishing -------------------------------------------------------------------------------------
 
-    async def publish(self, snap: Snapshot, changed: list[str] | None = None) -> None:
-        """Bring a snapshot to every worker: first to one, after its ack to the rest.
+    async def publish(self, snap: Snapshot, changed: list[str] | None = None, *, soak: bool = False) -> None:
+        """Bring a snapshot to every worker: first to one, after its ack (and with `soak` after a while) to the rest.
 
         `changed` are the names that differ from what is served now, for those who watch; None when they are too many.
         Returns when all have acked, or after a few seconds without the laggards. Takes over `snap`. Raises
-        SnapshotError when the roll-out was stopped; everyone then serves what was served before.
+        RollOutError when the roll-out was stopped: everyone serves what was served before, save the `canary` if it
+        still lives, for which it must be published again.
         """
         self._before, self._changed = self.current.view.version_hash if self.current else "", changed
-        await self._try_first(snap)
+        try:
+            first = await self._try_first(snap)
+            if soak and self._soak_seconds and first is not None and self.current is not None:
+                await self._soak(first)
+        except RollOutError:
+            snap.close()
+            self._end_refused()
+            raise
+        self.canary = None
         before, self.current = self.current, snap
         self.bring_up_to_date()
         if before is not None:
             before.close()
         await self._wait_for_acks()
+
+    async def _soak(self, first: Worker) -> None:
+        """With nobody to compare it with, or to protect, there is no soak."""
+        peers = [worker for worker in self._workers if worker is not first]
+        if peers:
+            self.canary = Canary(first, peers)
+            await self.canary.watch(self._soak_seconds)
+
+    def withdraw(self) -> bool:
+        """Stop the roll-out under way if only one worker serves it yet; whether there was one."""
+        if self.canary is None:
+            return False
+        self.canary.withdraw()
+        return True
+
+    def end_canary(self) -> None:
+        """End a canary that could not be brought back: its successor gets what all others serve."""
+        self.canary = None
+        self._end_refused()
 
     async def _wait_for_acks(self) -> None:
         deadline = time.monotonic() + _ROLL_OUT_SECONDS
@@ -140,8 +173,8 @@ class Publisher:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._acked.wait(), _SILENT_SECONDS / 2)
 
-    async def _try_first(self, snap: Snapshot) -> None:
-        """Wait for one worker's verdict on the snapshot; without any worker that answers there is none."""
+    async def _try_first(self, snap: Snapshot) -> Worker | None:
+        """Wait for one worker's verdict on the snapshot, and return it; None when no worker answers."""
         patience = _ACK_SECONDS + snap.total / _ACK_BYTES_PER_SECOND
         now = time.monotonic()
         for worker in sorted(
@@ -150,21 +183,20 @@ class Publisher:
         ):
             if worker.sent != worker.generation or worker not in self._workers:
                 continue  # busy with an older one, or gone while another was asked
-            verdict: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+            verdict: asyncio.Future[RollOutError | None] = asyncio.get_running_loop().create_future()
             self._offer = (worker, verdict)
             self._send(worker, snap)
             try:
                 boot_left = 0.0 if worker.booted else _BOOT_SECONDS - (time.monotonic() - worker.started_at)
                 async with asyncio.timeout(patience + max(0.0, boot_left)):
-                    reason = await verdict
+                    error = await verdict
             except TimeoutError:
                 self._log.warn("Worker Silent", worker=worker.slot, generation=snap.view.generation)
                 continue
             finally:
                 self._offer = None
-            if not reason:
-                return
+            if error is None:
+                return worker
             worker.sent = worker.generation
-            snap.close()
-            self._end_refused()
-            raise SnapshotError(f"worker {worker.slot}: {reason}")
+            raise error
+        return None

@@ -18,10 +18,11 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from avapd.control import guard
+from avapd.control.canary import RollOutError
 from avapd.control.catalog import REASONS, Catalog, Definition, Plan
 from avapd.control.difference import difference
 from avapd.control.encode import message, messages
-from avapd.control.guard import ImplausibleError, Switches
+from avapd.control.guard import RefusedError, Switches
 from avapd.control.history import Entry, History
 from avapd.control.packer import Changes, Packer, Snapshot, name_of
 from avapd.control.publisher import Publisher
@@ -52,7 +53,7 @@ class Times:
 class Refused:
     """A candidate that was refused, and the state of the tables it was made from: not to be tried again."""
 
-    def __init__(self, error: ImplausibleError, fingerprint: Fingerprint | None) -> None:
+    def __init__(self, error: RefusedError, fingerprint: Fingerprint | None) -> None:
         self.error = error
         self.fingerprint = fingerprint
         self.since = time.time()
@@ -201,14 +202,18 @@ class Refresh:
 
     # --- publishing -----------------------------------------------------------------------------------------
 
-    async def change(self, changes: Changes, origin: str) -> Entry:
-        """Publish what is served with these changes; the database is not asked. Raises SnapshotError, OSError."""
+    async def change(self, make: Callable[[], Changes], origin: str) -> Entry:
+        """Publish what is served with the changes that `make` tells then; the database is not asked.
+
+        It does not wait for a canary: that roll-out is stopped. Raises AvapdError, OSError.
+        """
+        self._publisher.withdraw()
         async with self._publishing:
             began = time.monotonic()
             current = self._publisher.current
             if current is None:
                 raise SnapshotError("no catalog is served yet")
-            snap = await asyncio.to_thread(self.packer.patch, current, changes)
+            snap = await asyncio.to_thread(self.packer.patch, current, make())
             return await self._publish(snap, origin, began)
 
     async def load(self, count: int, read: Iterator[bytes]) -> Entry | None:
@@ -228,8 +233,8 @@ class Refresh:
         if origin == DATABASE:
             try:
                 guard.check(before, snap.view, made, self.switches)
-            except ImplausibleError as error:
-                self.refused = Refused(error, self._catalog.fingerprint if self._catalog is not None else None)
+            except RefusedError as error:
+                self._refuse(error)
                 snap.close()
                 raise
         version_hash = snap.view.version_hash
@@ -238,7 +243,17 @@ class Refresh:
                 "CATALOG OK", count=len(snap.view), bytes=snap.size, duration_ms=ms_since(began), source=origin
             )
         few = len(made.keys) <= _WATCHED_MOST and sum(map(len, made.keys)) <= _WATCHED_OCTETS
-        await self._publisher.publish(snap, [name_of(key).decode() for key in made.keys] if few else None)
+        names = [name_of(key).decode() for key in made.keys] if few else None
+        try:
+            await self._publisher.publish(snap, names, soak=origin == DATABASE)
+        except RollOutError as error:
+            await self._take_back()
+            if not error.content or origin != DATABASE:
+                raise
+            self.switches.approved.discard(version_hash)
+            refused = RefusedError(guard.WORKER, f"{error}; candidate {version_hash}", version_hash)
+            self._refuse(refused)
+            raise refused from None
         self.times.activation = time.time()
         self.origin = origin
         self.switches.approved.discard(version_hash)
@@ -259,6 +274,23 @@ class Refresh:
         del held
         self._on_published(snap, entry)
         return entry
+
+    def _refuse(self, error: RefusedError) -> None:
+        self.refused = Refused(error, self._catalog.fingerprint if self._catalog is not None else None)
+
+    async def _take_back(self) -> None:
+        """Publish what is served again, under a new generation, for a canary that serves what was stopped."""
+        current = self._publisher.current
+        if current is None or self._publisher.canary is None:
+            return
+        try:
+            again = await asyncio.to_thread(self.packer.patch, current, {})
+            await self._publisher.publish(again, [])
+        except (SnapshotError, OSError):
+            self._publisher.end_canary()
+        else:
+            self.history.renumber(again.view.generation)
+            self._log.warn("Canary Brought Back", generation=again.view.generation)
 
 
 def ms_since(began: float) -> float:

@@ -18,6 +18,7 @@ from avapd.shared.channel import Channel, Message, Start
 
 # What a worker may know of the master's environment: how Python and the libraries run, and nothing of the database.
 _KEPT: Final = ("PATH", "HOME", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "SYSTEMROOT")
+_FAILED: Final = words.STATUSES.index(words.STATUS_OF_CODE[13])
 _KEPT_PREFIXES: Final = ("LC_", "PYTHON", "GRPC_")
 
 
@@ -86,6 +87,17 @@ class Worker:
     def serving(self) -> bool:
         """Whether it has a catalog and takes calls."""
         return self.state is State.SERVING
+
+    @property
+    def felled(self) -> bool:
+        """Whether it has ended by no fault of its own: it was told to go, or killed by somebody else than us."""
+        code = self._process.returncode
+        return code in {0, -signal.SIGTERM} or (code == -signal.SIGKILL and self.aborted_at is None)
+
+    def answered(self) -> tuple[int, int]:
+        """Calls that this row has counted, and how many of them were answered with INTERNAL."""
+        rows = [self._row.requests(method) for method in range(len(words.METHODS))]
+        return sum(map(sum, rows)), sum(row[_FAILED] for row in rows)
 
     def silent_for(self, now: float) -> float:
         """Seconds since its event loop last showed that it turns; since the start, before it ever did."""

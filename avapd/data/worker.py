@@ -215,7 +215,7 @@ class Worker:
         except (SnapshotError, OSError) as error:
             reason = str(error) if isinstance(error, SnapshotError) else f"{type(error).__name__}: {error.strerror}"
             self._log.error("Snapshot Rejected", generation=load.generation, reason=reason)
-            self._link.send(Reject(generation=load.generation, reason=reason))
+            self._link.send(Reject(generation=load.generation, reason=reason, host=isinstance(error, OSError)))
             return
         finally:
             _close(descriptors)

@@ -126,10 +126,11 @@ class Ack:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Reject:
-    """From a worker: it goes on with what it had, because of `reason`."""
+    """From a worker: it goes on with what it had, because of `reason`; `host` when it was refused memory for it."""
 
     generation: int
     reason: str
+    host: bool = False
 
 
 Message = Start | Load | LoadPatch | Keys | Adopt | Release | Drain | Booted | Ack | Reject

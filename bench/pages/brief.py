@@ -76,13 +76,13 @@ def _startup(result: Result) -> str:
 
 
 def _propagation(result: Result) -> str:
-    case, figure = "100,000 definitions, hurried", "served_ms"
+    case, figure = "100,000 definitions, notified", "served_ms"
     middle, late = (value(result, case, OURS, figure, statistic) for statistic in ("p50", "p99"))
     if middle is None or late is None:
         return ""
     return (
         f"One row in 100,000 changed: every worker serves it {short(middle)} ms after the commit (P99 {short(late)} ms)"
-        " when told to look at once"
+        " when notified, beside the time that one worker has it alone"
     )
 
 

@@ -25,7 +25,7 @@ HOUR: Final = 3_600
 REPLICAS: Final = (0, 2, 5, 10)
 LAGS: Final = (0.1, 1.0, 10.0)  # seconds
 BUSY: Final = 0.5
-PROPAGATION: Final = ("100,000 definitions, hurried", OURS, "served_ms")
+PROPAGATION: Final = ("100,000 definitions, notified", OURS, "served_ms")
 _SEED: Final = 1
 
 

@@ -5,7 +5,8 @@ with the master's log line, which it writes once every worker has acknowledged t
 12 connections, which the kernel spread over two workers, has been answered with the new code. *poll* waits for the next
 poll, 1 s apart here (60 s by default, so there it is half a minute on average). *hurried* is told to look at once
 (SIGHUP): that is what the road itself takes, from looking at the table to the last worker. *notified* has the triggers
-of `avapd db install-notify` on the table, and polls once a day.
+of `avapd db install-notify` on the table, and polls once a day. The time for which one worker serves a change alone
+(`AVAPD_CANARY_SECONDS`, 2 s by default) is off here, and comes on top.
 """
 
 from __future__ import annotations

@@ -70,6 +70,7 @@ class Avapd:
             "AVAPD_WORKERS": str(workers),
             "AVAPD_DATABASE_SECONDS": "300",
             "AVAPD_REFRESH_SECONDS": "86400",
+            "AVAPD_CANARY_SECONDS": "0",
             "AVAPD_DRAIN_SECONDS": "2",
             "AVAPD_PRE_DRAIN_SECONDS": "0",
             **settings,

@@ -11,7 +11,7 @@ from avapd.control import guard
 from avapd.control.catalog import Definition
 from avapd.control.difference import difference
 from avapd.control.encode import messages
-from avapd.control.guard import ImplausibleError, Switches
+from avapd.control.guard import RefusedError, Switches
 from avapd.control.packer import Packer
 from avapd.shared.patch import Content
 
@@ -31,7 +31,7 @@ def refused(before: int, after: int, code: str = "x" * 100) -> str | None:
         found = None
         try:
             guard.check(old, new, difference(old, new), Switches())
-        except ImplausibleError as error:
+        except RefusedError as error:
             found = error
         if found is None:
             return None
@@ -71,5 +71,5 @@ def test_exactly_the_approved_candidate_passes() -> None:
     with content(100) as old, content(10) as new, content(11) as other:
         switches = Switches(approved={new.version_hash})
         guard.check(old, new, difference(old, new), switches)
-        with pytest.raises(ImplausibleError, match="89 of 100"):
+        with pytest.raises(RefusedError, match="89 of 100"):
             guard.check(old, other, difference(old, other), switches)

@@ -1,35 +1,22 @@
 """The publisher: first one worker, then the rest; who rejects or dies stops it, who is silent does not.
 
-The workers here are sinks that record what they are sent; real ones are in tests/system.
+The workers here only record what they are sent; real ones are in tests/system.
 """
 
 from __future__ import annotations
 
 import asyncio
-import io
-import json
-import os
 import time
-from collections.abc import Awaitable, Callable
-from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.stage import ACK, DIE, NOTHING, REJECT, Stage, files, is_open, play
 
 from avapd.control import publisher as module
-from avapd.control.catalog import Definition
-from avapd.control.encode import messages
-from avapd.control.packer import Packer, Snapshot
-from avapd.control.publisher import Publisher
 from avapd.control.worker import Worker
 from avapd.errors import SnapshotError
-from avapd.log import Log, Sink
-from avapd.shared.channel import Ack, Load, Message, Reject
-
-# What a worker does with a Load.
-ACK, REJECT, DIE, NOTHING = "ack", "reject", "die", "nothing"
 
 
 @pytest.fixture(autouse=True)
@@ -39,127 +26,6 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_BOOT_SECONDS", 0.3)
     monkeypatch.setattr(module, "_SILENT_SECONDS", 0.1)
     monkeypatch.setattr(module, "_ROLL_OUT_SECONDS", 0.2)
-
-
-class Lines(Sink):
-    """A sink of log lines that keeps them."""
-
-    def __init__(self) -> None:
-        self.dropped = 0
-        self.buffer = io.BytesIO()
-
-    def put(self, line: bytes) -> None:
-        self.buffer.write(line)
-
-    def said(self, msg: str) -> list[dict[str, Any]]:
-        lines = map(json.loads, self.buffer.getvalue().splitlines())
-        return [line for line in lines if line["msg"] == msg]
-
-
-class Recorder:
-    """A worker as the publisher sees it, which records what it is sent."""
-
-    def __init__(
-        self, slot: int, stage: Stage, answer: str = ACK, *, serving: bool = True, booted: bool = True
-    ) -> None:
-        self.slot = slot
-        self.serving = serving
-        self.booted = booted
-        self.started_at = time.monotonic()
-        self.generation = 0
-        self.sent = 0
-        self.quiet = 0.0
-        self.loads: list[int] = []
-        self.answer = answer
-        self._stage = stage
-
-    def silent_for(self, _now: float) -> float:
-        return self.quiet
-
-    def send(self, message: Message, *descriptors: int) -> bool:
-        assert isinstance(message, Load)
-        assert os.fstat(descriptors[0]).st_size == message.size
-        self.loads.append(message.generation)
-        self._stage.history.append((self.slot, message.generation))
-        asyncio.get_running_loop().call_soon(self.act, message.generation)
-        return True
-
-    def act(self, generation: int) -> None:
-        """Answer as this worker does."""
-        publisher, me = self._stage.publisher, cast("Worker", self)
-        if self.answer == ACK:
-            publisher.acked(me, Ack(generation=generation, seconds=0.0))
-        elif self.answer == REJECT:
-            publisher.rejected(me, Reject(generation=generation, reason="bad"))
-        elif self.answer == DIE:
-            publisher.leave(me)
-
-
-class Stage:
-    """A publisher with recorders."""
-
-    def __init__(self) -> None:
-        self.lines = Lines()
-        self.publisher = Publisher(Log("master", sink=self.lines))
-        self.history: list[tuple[int, int]] = []
-        self._made: list[Snapshot] = []
-        self._joined = 0
-
-    def worker(self, answer: str = ACK, **options: bool) -> Recorder:
-        """A new worker that joins."""
-        made = Recorder(self._joined, self, answer, **options)
-        self._joined += 1
-        self.publisher.join(cast("Worker", made))
-        return made
-
-    def slots(self) -> list[int]:
-        return [worker.slot for worker in self.publisher._workers]
-
-    async def publish(self, generation: int) -> Snapshot:
-        """Publish a snapshot of this generation."""
-        made = snapshot({"a": f"code {generation}"}, generation)
-        self._made.append(made)
-        await self.publisher.publish(made)
-        return made
-
-    def close(self) -> None:
-        """Let go of what is still open."""
-        for made in self._made:
-            if is_open(made):
-                made.close()
-
-
-def snapshot(table: dict[str, str], generation: int = 1) -> Snapshot:
-    """A sealed snapshot of these names and sources."""
-    definitions = [Definition(name, "function", "[]", code.encode(), "") for name, code in sorted(table.items())]
-    return Packer(generation - 1).pack(len(definitions), messages(definitions))
-
-
-def files() -> int:
-    """How many descriptors this process has open."""
-    return len(list(Path("/proc/self/fd").iterdir()))
-
-
-def is_open(snap: Snapshot) -> bool:
-    """Whether the descriptor is still this snapshot's."""
-    try:
-        return snap.view.arena.size() == snap.size == os.fstat(snap.base.fd).st_size
-    except (ValueError, OSError):
-        return False
-
-
-def play(test: Callable[[Stage], Awaitable[None]]) -> None:
-    """Run a test on a stage of its own."""
-
-    async def run() -> None:
-        stage = Stage()
-        try:
-            async with asyncio.timeout(20):
-                await test(stage)
-        finally:
-            stage.close()
-
-    asyncio.run(run())
 
 
 # --- the order ------------------------------------------------------------------------------------------------

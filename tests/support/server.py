@@ -49,6 +49,7 @@ class Server:
             "AVAPD_ENV": "test",
             "AVAPD_WORKERS": "2",
             "AVAPD_REFRESH_SECONDS": "0.2",
+            "AVAPD_CANARY_SECONDS": "0",
             "AVAPD_DRAIN_SECONDS": "3",
             "AVAPD_PRE_DRAIN_SECONDS": "0.1",
             "AVAPD_ORPHAN_SECONDS": "1",
