@@ -102,8 +102,8 @@ class Master:
         )
         source = source_of(config)
         self._refresh = Refresh(
-            source, self._publisher, log, signing_key=config.signing_key, on_checked=self._note_check,
-            on_published=self._note_publication,
+            source, self._publisher, log, signing_key=config.signing_key, seconds=config.refresh_seconds,
+            on_checked=self._note_check, on_published=self._note_publication,
         )  # fmt: skip
         self._poll = Poll(self._refresh, self._publisher, log, seconds=config.refresh_seconds)
         self._notifications = Notifications(source.database, config.notify_channel, self._poll.notified, log)

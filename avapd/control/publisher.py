@@ -147,6 +147,7 @@ class Publisher:
         peers = [worker for worker in self._workers if worker is not first]
         if peers:
             self.canary = Canary(first, peers)
+            self._log.info("Canary Serves", worker=first.slot, generation=first.generation, seconds=self._soak_seconds)
             await self.canary.watch(self._soak_seconds)
 
     def withdraw(self) -> bool:

@@ -1,7 +1,7 @@
 """A refresh: one look at the source, and what follows from it.
 
     look ── frozen ──────► only whether the source is there and well
-      │ ── first, every tenth, after any error ──► everything is read: a new base
+      │ ── first, after ten intervals, after any error ──► everything is read: a new base
       │ ── else ─► fingerprint ── as before ──► nothing
       │                         └ differs ──► what has changed: a patch
       ▼
@@ -32,7 +32,8 @@ from avapd.errors import SnapshotError
 from avapd.log import Log
 from avapd.shared.snapshot import key_of
 
-# Every so many looks everything is read, so that no mistake in what was merged can last.
+# Every so many intervals everything is read, so that no mistake in what was merged can last. Looks that were hurried do
+# not count: else many notifications would cause many readings.
 FULL_EVERY: Final = 10
 _DUPLICATES_SHOWN: Final = 10
 # Beyond so many changes who watches is sent the whole catalog: their names would not fit into a message to the workers.
@@ -67,7 +68,7 @@ class Refresh:
     """
 
     def __init__(
-        self, source: Source, publisher: Publisher, log: Log, *, signing_key: str | None,
+        self, source: Source, publisher: Publisher, log: Log, *, signing_key: str | None, seconds: float,
         on_checked: Callable[[], None], on_published: Callable[[Snapshot, Entry], None] = lambda _snap, _entry: None,
     ) -> None:  # fmt: skip
         self.times = Times()
@@ -87,7 +88,8 @@ class Refresh:
         self._on_checked = on_checked
         self._on_published = on_published
         self._catalog: Catalog | None = None
-        self._looks = 0
+        self._full_seconds = FULL_EVERY * seconds
+        self._full_at = 0.0
         self._duplicates: list[str] = []
         self._publishing = asyncio.Lock()
 
@@ -112,9 +114,8 @@ class Refresh:
 
     async def _look(self, began: float) -> str:
         await self._still_refused()
-        self._looks += 1
         catalog, known = self._catalog, self._catalog.fingerprint if self._catalog is not None else None
-        if catalog is None or known is None or self._looks % FULL_EVERY == 0:
+        if catalog is None or known is None or began >= self._full_at:
             snap: Snapshot | None = await self._everything(began)
         else:
             snap = await self._what_changed(catalog, known)
@@ -151,6 +152,7 @@ class Refresh:
         # In a thread, so that heartbeats, signals and probes are answered meanwhile.
         snap = await asyncio.to_thread(self.packer.pack, count, messages(self._allowed(catalog.take())))
         self._catalog = catalog
+        self._full_at = time.monotonic() + self._full_seconds
         self._account(catalog)
         return snap
 

@@ -77,7 +77,7 @@ class Plane:
         self.board = Board(words.create(rows), rows)
         self.publisher = Publisher(log)
         source = Source("postgresql://h/db", schema="public", seconds=1, max_definition_bytes=1, max_bytes=1)
-        self.refresh = Refresh(source, self.publisher, log, signing_key=None, on_checked=lambda: None)
+        self.refresh = Refresh(source, self.publisher, log, signing_key=None, seconds=60, on_checked=lambda: None)
         self.poll = Poll(self.refresh, self.publisher, log, seconds=60)
         self.supervisor = Supervisor(
             board=self.board, listeners=listeners, describe=_describe, environ={}, audience=self.publisher, log=log,

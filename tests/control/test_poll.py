@@ -40,7 +40,10 @@ def made(url: str, lines: Lines, seconds: float = 0.1, deadline: float = 600.0) 
     source = Source(url, schema="public", seconds=deadline, max_definition_bytes=1 << 20, max_bytes=1 << 20)
     publisher = Publisher(log)
     return Poll(
-        Refresh(source, publisher, log, signing_key=None, on_checked=lambda: None), publisher, log, seconds=seconds
+        Refresh(source, publisher, log, signing_key=None, seconds=seconds, on_checked=lambda: None),
+        publisher,
+        log,
+        seconds=seconds,
     )
 
 

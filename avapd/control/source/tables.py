@@ -4,6 +4,9 @@ The fingerprint. A row's `xmin`, the transaction that wrote it, changes with eve
 mixes it with the id to 64 bits, and these are added up in 256 buckets by the low bits of the id: one row comes back,
 whatever the size of the table. Equal sums of equally many rows mean an equal table; where a bucket differs, its rows
 are looked at one by one: first their marks (id, xmin, name), then the content of those that are new or changed.
+
+`OFFSET 0` keeps the planner from grouping whole rows: it expects a bucket for every row, and would sort the table on
+disk (100,000 rows: 240 ms and more, 57 ms with it).
 """
 
 from __future__ import annotations
@@ -17,9 +20,11 @@ FINGERPRINT: Final = """
     SELECT coalesce(sum(rows), 0)::bigint, coalesce(sum(octets), 0)::bigint,
            coalesce(array_agg(bucket), '{{}}'), coalesce(array_agg(mark::text), '{{}}')
     FROM (
-        SELECT (id & 255)::int AS bucket, count(*) AS rows, sum(hashint8extended(id, xmin::text::bigint)) AS mark,
-               sum({octets}) AS octets
-        FROM {schema}.{table} GROUP BY 1
+        SELECT bucket, count(*) AS rows, sum(mark) AS mark, sum(octets) AS octets
+        FROM (
+            SELECT (id & 255)::int AS bucket, hashint8extended(id, xmin::text::bigint) AS mark, {octets} AS octets
+            FROM {schema}.{table} OFFSET 0
+        ) AS marks GROUP BY 1
     ) AS buckets"""
 FUNCTION_OCTETS: Final = (
     "coalesce(octet_length(name), 0)::bigint + coalesce(octet_length(interface), 0)"
