@@ -60,16 +60,19 @@ class Canary:
 
     async def watch(self, seconds: float) -> None:
         """Return when it has done well for so long. Raises RollOutError as soon as it has not."""
-        deadline = time.monotonic() + seconds
-        while (left := deadline - time.monotonic()) > 0:
+        now = time.monotonic()
+        deadline = now + seconds
+        while (left := deadline - now) > 0:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._told.wait(), min(left, _LOOK_SECONDS))
-            self._look()
+            before, now = now, time.monotonic()
+            if now - before < _HANGS_SECONDS:  # else we were stopped ourselves, and it perhaps with us
+                self._look(now)
             if self._fault is not None:
                 raise self._fault
 
-    def _look(self) -> None:
-        silent = self.worker.silent_for(time.monotonic())
+    def _look(self, now: float) -> None:
+        silent = self.worker.silent_for(now)
         if silent > _HANGS_SECONDS and silent - self.worker.starved_for() > _HANGS_SECONDS:
             self._fail("the worker hangs with it", content=True)
         calls, failed = self._since(self.worker)

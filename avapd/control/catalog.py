@@ -137,11 +137,14 @@ class Catalog:
     def _winners(self, plan: Plan) -> dict[str, int]:
         """The row that each name of a plan will have; names that go are left out."""
         leaving = {*plan.gone, *(mark.id for mark in plan.marks)}
+        new: dict[str, list[int]] = {}
+        for mark in plan.marks:
+            if mark.name and mark.reason is None:
+                new.setdefault(mark.name, []).append(mark.id)
         found: dict[str, int] = {}
         for name in plan.names:
             held = self._sharing.get(name) or ({self._winner[name]} if name in self._winner else set())
-            ids = [id_ for id_ in held if id_ not in leaving]
-            ids += [mark.id for mark in plan.marks if mark.name == name and mark.reason is None]
+            ids = [*(id_ for id_ in held if id_ not in leaving), *new.get(name, ())]
             if ids:
                 found[name] = max(ids)
         return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import time
 from typing import Any
 
 import pytest
@@ -329,3 +330,14 @@ def test_a_plan_changes_nothing() -> None:
     plan, changed = table.changed(made, buckets, frozenset())
     assert made.apply(plan, changed)["a"] == Definition("a", "t", "[1]", b"x", sha("x"))
     assert made.duplicates == []
+
+
+def test_a_plan_takes_time_in_proportion_to_the_changes() -> None:
+    """A table that changed as a whole is planned well within the deadline of a poll (it once was quadratic: 30 s)."""
+    count = 30_000
+    made = Catalog(Rows([row(id_, f"name {id_}") for id_ in range(count)], []), None)
+    marks = [Mark(id_, 1, f"name {id_}", None) for id_ in range(count)]
+    began = time.process_time()
+    _, wanted = made.plan(frozenset(range(256)), marks, frozenset(), [])
+    assert time.process_time() - began < 3
+    assert sorted(wanted.ids) == list(range(count))

@@ -3,35 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import io
-import json
 import random
 import socket
 from typing import Any
 
 import pytest
+from support.lines import Lines
 
 from avapd.control import poll as module
 from avapd.control.poll import Poll
 from avapd.control.publisher import Publisher
 from avapd.control.refresh import Refresh
 from avapd.control.source import Source
-from avapd.log import Log, Sink
-
-
-class Lines(Sink):
-    """A sink of log lines that keeps them."""
-
-    def __init__(self) -> None:
-        self.dropped = 0
-        self.buffer = io.BytesIO()
-
-    def put(self, line: bytes) -> None:
-        self.buffer.write(line)
-
-    def said(self, msg: str) -> list[dict[str, Any]]:
-        lines = map(json.loads, self.buffer.getvalue().splitlines())
-        return [line for line in lines if line["msg"] == msg]
+from avapd.log import Log
 
 
 def made(url: str, lines: Lines, seconds: float = 0.1, deadline: float = 600.0) -> Poll:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
-import json
 import os
 import stat
 from collections.abc import Iterator
@@ -12,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.lines import Lines
 
 from avapd.control.catalog import Definition
 from avapd.control.difference import difference
@@ -21,24 +20,9 @@ from avapd.control.history import KEPT, Entry, History
 from avapd.control.packer import Packer, Snapshot
 from avapd.control.store import CATALOGS_KEPT, HEAD, Store, read_catalog
 from avapd.errors import SnapshotError
-from avapd.log import Log, Sink
+from avapd.log import Log
 
 KEY = "signing key"
-
-
-class Lines(Sink):
-    """A sink of log lines that keeps them."""
-
-    def __init__(self) -> None:
-        self.dropped = 0
-        self.buffer = io.BytesIO()
-
-    def put(self, line: bytes) -> None:
-        self.buffer.write(line)
-
-    def said(self, msg: str) -> list[dict[str, Any]]:
-        lines = map(json.loads, self.buffer.getvalue().splitlines())
-        return [line for line in lines if line["msg"] == msg]
 
 
 class Disk:

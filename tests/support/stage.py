@@ -3,39 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import io
-import json
 import os
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from avapd.control.catalog import Definition
 from avapd.control.encode import messages
 from avapd.control.packer import Packer, Snapshot
 from avapd.control.publisher import Publisher
 from avapd.control.worker import Worker
-from avapd.log import Log, Sink
+from avapd.log import Log
 from avapd.shared.channel import Ack, Load, Message, Reject
+from support.lines import Lines
 
 # What a worker does with a Load.
 ACK, REJECT, DIE, NOTHING = "ack", "reject", "die", "nothing"
-
-
-class Lines(Sink):
-    """A sink of log lines that keeps them."""
-
-    def __init__(self) -> None:
-        self.dropped = 0
-        self.buffer = io.BytesIO()
-
-    def put(self, line: bytes) -> None:
-        self.buffer.write(line)
-
-    def said(self, msg: str) -> list[dict[str, Any]]:
-        lines = map(json.loads, self.buffer.getvalue().splitlines())
-        return [line for line in lines if line["msg"] == msg]
 
 
 class Recorder:
