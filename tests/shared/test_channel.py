@@ -337,7 +337,7 @@ def test_a_message_that_is_too_long_is_refused_by_its_length(pair: Pair) -> None
 
 def test_a_message_of_the_largest_size_passes(pair: Pair) -> None:
     """The limit itself is allowed."""
-    body = orjson.dumps({"is": "Reject", "generation": 1, "reason": ""})
+    body = orjson.dumps({"is": "Reject", "generation": 1, "reason": "", "host": False})
     message = Reject(generation=1, reason="x" * (MAX_MESSAGE - len(body)))
     pair.here.send(message)
     arrived: list[tuple[Message, list[int]]] = []
