@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 from urllib.error import HTTPError
@@ -120,15 +121,23 @@ class Server:
         return bool(self.events("SERVING")) and all(worker["state"] == "SERVING" for worker in self.status()["workers"])
 
     def wait_hash(self, version_hash: str, seconds: float = 10.0) -> None:
-        """Wait until the master reports this version; what it refuses as implausible meanwhile is approved."""
+        """Wait until all serve this version; what is refused as implausible meanwhile is approved."""
 
-        def reported() -> bool:
-            status = self.status()
+        def right(status: dict[str, Any]) -> bool:
             if status["refused"]:
                 self.order("approve", status["refused"].rpartition(" ")[2])
             return bool(status["version_hash"] == version_hash)
 
-        wait_until(reported, seconds, f"version {version_hash}")
+        self.wait_served(right, seconds)
+
+    def wait_served(self, right: Callable[[dict[str, Any]], bool], seconds: float = 10.0) -> None:
+        """Wait for a state of the master that every worker serves: the master knows of a generation a moment before."""
+
+        def served() -> bool:
+            status = self.status()
+            return right(status) and {one["generation"] for one in status["workers"]} == {status["generation"]}
+
+        wait_until(served, seconds, "every worker serves it")
 
     def workers(self) -> list[int]:
         """The pids of the workers, by slot."""

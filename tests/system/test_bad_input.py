@@ -387,7 +387,7 @@ def insert(database: Database, server: Server) -> Iterator[Callable[..., None]]:
     def work(*rows: tuple[Any, ...]) -> None:
         last = server.status()["version_hash"]
         database.insert(rows)
-        wait_until(lambda: server.status()["version_hash"] != last)
+        server.wait_served(lambda status: status["version_hash"] != last)
 
     yield work
     database.execute("TRUNCATE obex_dapl_functions")

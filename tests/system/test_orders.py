@@ -138,7 +138,7 @@ def test_a_restart_keeps_what_was_rolled_back_to(serve: Serve, sample: Database,
     server = serve(sample.reader_url, env=env).wait_serving()
     first = server.status()["version_hash"]
     sample.execute("UPDATE obex_dapl_functions SET code = 'bad' WHERE name = 'si'")
-    wait_until(lambda: server.status()["version_hash"] != first)
+    server.wait_served(lambda status: status["version_hash"] != first)
     Order(server).json("rollback")
     server.stop()
     again = serve(sample.reader_url, env=env).wait_serving()

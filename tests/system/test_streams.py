@@ -95,7 +95,7 @@ def edit(server: Server, database: Database, sql: str) -> None:
     before = server.status()["generation"]
     database.execute(sql)
     server.process.send_signal(signal.SIGHUP)
-    wait_until(lambda: server.status()["generation"] > before)
+    server.wait_served(lambda status: status["generation"] > before)
 
 
 def test_a_stream_is_the_catalog(server: Server, sample: Database) -> None:
