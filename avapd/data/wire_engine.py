@@ -199,11 +199,14 @@ class WireEngine:
             self.shut(slot)
         self._health.end_watches()
         self._watches.end()
-        for member in list(self._members.all):
-            member.drain()
+        told: set[WireProtocol] = set()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while self._members.all:  # noqa: ASYNC110  # nobody waits for a connection to end but here
+                while self._members.all:  # nobody waits for a connection to end but here
+                    # Also who was accepted in the listener's last moment, for clients come back at once.
+                    for member in self._members.all - told:
+                        told.add(member)
+                        member.drain()
                     await asyncio.sleep(_LEFT_SECONDS)
         for member in list(self._members.all):
             member.abort()
