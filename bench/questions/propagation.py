@@ -4,7 +4,9 @@ One row of the table is edited and committed; the clock starts when PostgreSQL h
 with the master's log line, which it writes once every worker has acknowledged the new generation; *served* when each of
 12 connections, which the kernel spread over two workers, has been answered with the new code; they are asked one after
 the other, every 2 ms until it comes. Half a second lies between two edits, since notifications that follow each other
-faster wait for each other, up to 0.25 s, and that wait is not measured here. *poll* waits for the next poll, 1 s apart here (60 s by default, so there it is
+faster wait for each other, up to 0.25 s, and that wait is not measured here.
+
+*poll* waits for the next poll, 1 s apart here (60 s by default, so there it is
 half a minute on average). *hurried* is told to look at once (SIGHUP): that is what the road itself takes, from looking
 at the table to the last worker. *notified* has the triggers of `avapd db install-notify` on the table, and polls once a
 day. The time for which one worker serves a change alone (`AVAPD_CANARY_SECONDS`, 2 s by default) is off here, and comes
