@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -22,13 +24,19 @@ from support.calls import Calls
 from support.waiting import wait_until
 
 KEY = "test-key-of-enough-length"
+_PORTS = (10_000, 32_000)
 
 
 def free_port() -> int:
-    """A loopback port nobody listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """A loopback port nobody listens on, below those that the kernel gives to outgoing connections.
+
+    One of theirs could be taken by any client before the server that it is meant for has bound it.
+    """
+    while True:
+        port = random.randrange(*_PORTS)
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
 
 
 class Server:
