@@ -1,6 +1,6 @@
 """Settings: one declaration each yields the variable, the flag, the validation, the help and the README table.
 
-A field of `Config` whose metadata is a `Setting` is the declaration; nothing else names a setting twice.
+A field of `Config` whose metadata is a `Setting` (declarations.py) is the declaration; nothing names a setting twice.
 Secrets can be given as `NAME_FILE=/path` as well, have no flag for their value (argv is public), and are never printed.
 `load` finds every problem before anything is started and reports all of them at once (exit code 78).
 """
@@ -11,230 +11,18 @@ import dataclasses
 import difflib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from avapd.config import parsers
+from avapd.config.declarations import ENGINES, ENVIRONMENTS, KEY_BYTES, NOTIFY_CHANNEL, SAMPLE_KEYS, Config
+from avapd.config.setting import Setting
 from avapd.errors import ConfigError
 from avapd.wire.limits import Limits
 
-ENVIRONMENTS: Final = ("production", "staging", "test", "development")
-ENGINES: Final = ("wire", "grpcio")
-KEY_BYTES: Final = 16
-NOTIFY_CHANNEL: Final = "avapd_changed"
-# Keys that stand in public samples: they work, with a loud WARN, since refusing them could stop a running platform.
-SAMPLE_KEYS: Final = (
-    "avap-secret-key", "change-me-change-me", "change-me-in-production", "changeme", "example", "secret-key",
-    "supersecretkey123", "test-key", "your-api-key", "your-api-key-here", "your-secret-key-here",
-)  # fmt: skip
-_REQUIRED: Final = object()
-
-
-class Setting(NamedTuple):
-    """How one setting is read: its variables (the first is the canonical one), its parser and its help."""
-
-    variables: tuple[str, ...]
-    parse: Callable[[str], Any]
-    help: str
-    default_text: str
-    secret: bool
-
-    @property
-    def flag(self) -> str:
-        """The command-line flag: `--refresh-seconds`; for a secret the path of a file that holds it."""
-        name = self.variables[0].lower().removeprefix("avapd_").replace("_", "-")
-        return f"--{name}-file" if self.secret else f"--{name}"
-
-
-def _setting(
-    *variables: str,
-    help: str,  # noqa: A002  # the field's name in click and argparse too
-    parse: Callable[[str], Any] = str,
-    default: Any = _REQUIRED,
-    shown: str | None = None,
-    secret: bool = False,
-) -> Any:
-    text = "required" if default is _REQUIRED else shown if shown is not None else str(default)
-    metadata = {"setting": Setting(variables, parse, help, text, secret)}
-    if default is _REQUIRED:
-        return dataclasses.field(metadata=metadata, repr=not secret)
-    return dataclasses.field(metadata=metadata, default=default, repr=not secret)
-
-
-_KIB, _MIB, _GIB = 1 << 10, 1 << 20, 1 << 30
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    """Everything an operator can set. Sizes are in bytes, times in seconds."""
-
-    database_url: str = _setting(
-        "DATABASE_URL", parse=parsers.database_url, secret=True, help="PostgreSQL connection string"
-    )
-    api_keys: tuple[str, ...] = _setting(
-        "API_KEY",
-        parse=parsers.api_keys,
-        secret=True,
-        help="key of the clients, or several separated by commas (for rotation); 16 bytes or more outside development",
-    )
-    signing_key: str | None = _setting(
-        "SIGNING_KEY",
-        "AVAP_INTERNAL_KEY",
-        default=None,
-        shown="unset",
-        secret=True,
-        help="when set, `code` is a package signed with this key",
-    )
-    host: str = _setting("AVAPD_HOST", default="[::]", help="address of the gRPC port; `[::]` is IPv6 and IPv4")
-    port: int = _setting("PORT", parse=parsers.integer(1, 65535), default=50051, help="gRPC port")
-    threadpool: int = _setting(
-        "UV_THREADPOOL_SIZE", parse=parsers.integer(1, 1024), default=64, help="libuv thread pool, read by uvloop"
-    )
-    environment: str = _setting(
-        "AVAPD_ENV",
-        "NODE_ENV",
-        parse=parsers.choice(*ENVIRONMENTS),
-        default="production",
-        help="`production`, `staging`, `test` or `development` (readable logs, reflection, short keys)",
-    )
-    workers: int = _setting(
-        "AVAPD_WORKERS",
-        parse=parsers.integer(1, 256),
-        default=0,
-        shown="usable CPUs",
-        help="worker processes; by default the CPUs that affinity and the cgroup CPU quota leave",
-    )
-    engine: str = _setting("AVAPD_ENGINE", parse=parsers.choice(*ENGINES), default="wire", help="`wire` or `grpcio`")
-    refresh_seconds: float = _setting(
-        "AVAPD_REFRESH_SECONDS",
-        parse=parsers.seconds(0.05, 86_400),
-        default=60.0,
-        shown="60",
-        help="time between two polls of the table",
-    )
-    max_stale_seconds: float = _setting(
-        "AVAPD_MAX_STALE_SECONDS",
-        parse=parsers.seconds(0, 604_800),
-        default=0.0,
-        shown="off",
-        help="health is NOT_SERVING when the table was not found well for so long; for who prefers none to old answers",
-    )
-    canary_seconds: float = _setting(
-        "AVAPD_CANARY_SECONDS",
-        parse=parsers.seconds(0, 30),
-        default=2.0,
-        shown="2",
-        help="how long one worker serves a new generation alone, under watch, before the others get it; 0 for no time",
-    )
-    database_seconds: float = _setting(
-        "AVAPD_DATABASE_SECONDS",
-        parse=parsers.seconds(0.1, 600),
-        default=10.0,
-        shown="10",
-        help="the one deadline of a poll, over connect, queries and close",
-    )
-    database_schema: str = _setting(
-        "AVAPD_DATABASE_SCHEMA", parse=parsers.name, default="public", help="schema of `obex_dapl_functions`"
-    )
-    notify_channel: str = _setting(
-        "AVAPD_NOTIFY_CHANNEL",
-        parse=parsers.channel,
-        default=NOTIFY_CHANNEL,
-        help="channel that hurries the poll (`avapd db install-notify`), or `off`; it takes a connection for good",
-    )
-    admin_host: str = _setting("AVAPD_ADMIN_HOST", default="127.0.0.1", help="address of the admin port")
-    admin_port: int = _setting(
-        "AVAPD_ADMIN_PORT",
-        parse=parsers.integer(1, 65535),
-        default=9464,
-        help="HTTP: `/metrics`, `/livez`, `/readyz`, `/status`",
-    )
-    admin_socket: str = _setting(
-        "AVAPD_ADMIN_SOCKET",
-        default="",
-        shown="@avapd-admin-PORT",
-        help="local socket for `avapd refresh`, `rollback` and others: a path, or `@name` for an abstract one",
-    )
-    snapshot_dir: str = _setting(
-        "AVAPD_SNAPSHOT_DIR",
-        default="",
-        shown="unset",
-        help="folder for the last good catalog, the history and the operator's decisions; they outlive a restart there",
-    )
-    drain_seconds: float = _setting(
-        "AVAPD_DRAIN_SECONDS",
-        parse=parsers.seconds(0, 3600),
-        default=30.0,
-        shown="30",
-        help="longest wait for calls in flight on SIGTERM",
-    )
-    pre_drain_seconds: float = _setting(
-        "AVAPD_PRE_DRAIN_SECONDS",
-        parse=parsers.seconds(0, 600),
-        default=1.0,
-        shown="1",
-        help="time between NOT_SERVING and the closing of the listener; part of the drain",
-    )
-    orphan_seconds: float = _setting(
-        "AVAPD_ORPHAN_SECONDS",
-        parse=parsers.seconds(0, 3600),
-        default=15.0,
-        shown="15",
-        help="how long workers go on serving when the master is gone, before they drain",
-    )
-    silence_seconds: float = _setting(
-        "AVAPD_SILENCE_SECONDS",
-        parse=parsers.seconds(0.5, 600),
-        default=2.0,
-        shown="2",
-        help="a worker without a heartbeat for so long gets SIGABRT, then SIGKILL; it is replaced within 3 s",
-    )
-    max_answer_bytes: int = _setting(
-        "AVAPD_MAX_ANSWER_BYTES",
-        parse=parsers.integer(_KIB, _GIB),
-        default=32 * _MIB,
-        help="largest unary answer; beyond it RESOURCE_EXHAUSTED",
-    )
-    max_definition_bytes: int = _setting(
-        "AVAPD_MAX_DEFINITION_BYTES",
-        parse=parsers.integer(_KIB, _GIB),
-        default=16 * _MIB,
-        help="rows with more code or interface are skipped and counted",
-    )
-    max_definitions: int = _setting(
-        "AVAPD_MAX_DEFINITIONS",
-        parse=parsers.integer(1, 1_000_000_000),
-        default=2_000_000,
-        help="a table of more rows is refused as a whole, before it is fetched",
-    )
-    max_catalog_bytes: int = _setting(
-        "AVAPD_MAX_CATALOG_BYTES",
-        parse=parsers.integer(_KIB, 64 * _GIB),
-        default=_GIB,
-        help="a larger table is refused as a whole, before it is fetched",
-    )
-    log_level: str = _setting(
-        "AVAPD_LOG_LEVEL",
-        parse=parsers.choice("DEBUG", "INFO", "WARN", "ERROR"),
-        default="INFO",
-        help="lowest level that is logged",
-    )
-    limits: Limits = dataclasses.field(default=Limits())
-
-    @property
-    def development(self) -> bool:
-        """Readable logs, reflection, short keys."""
-        return self.environment == "development"
-
-    def warnings(self) -> list[str]:
-        """What is allowed but should not stay so."""
-        found = []
-        if any(key.lower() in SAMPLE_KEYS for key in self.api_keys):
-            found.append("API_KEY is a key from public samples: anyone can call this server")
-        if self.signing_key is not None and self.signing_key.lower() in SAMPLE_KEYS:
-            found.append("SIGNING_KEY is a key from public samples: anyone can sign packages")
-        return found
-
-
+__all__ = [
+    "ENGINES", "ENVIRONMENTS", "KEY_BYTES", "NOTIFY_CHANNEL", "SAMPLE_KEYS", "Config", "load", "misspelt", "settings",
+    "table",
+]  # fmt: skip
 _LIMIT: Final = "limit_"
 
 

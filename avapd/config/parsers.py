@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
@@ -76,3 +77,18 @@ def name(text: str) -> str:
 def channel(text: str) -> str:
     """The name of a channel; empty for `off`."""
     return "" if text == "off" else name(text)
+
+
+def grammar(text: str) -> int:
+    """The minor version of Python 3 whose grammar is meant, 0 for `off`; no later one than runs here can be checked."""
+    found = re.fullmatch(r"3\.([0-9]{1,2})", text)
+    if text == "off":
+        return 0
+    if found is None or not 7 <= int(found[1]) <= sys.version_info.minor:
+        raise ValueError(f"must be 3.7 to 3.{sys.version_info.minor} (the Python that runs avapd), or off")
+    return int(found[1])
+
+
+def switch(text: str) -> bool:
+    """`on` or `off`."""
+    return choice("on", "off")(text) == "on"
