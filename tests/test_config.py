@@ -56,7 +56,7 @@ CASES: dict[str, tuple[str, Any, str, Any, list[str]]] = {
     "max_definition_bytes": ("AVAPD_MAX_DEFINITION_BYTES", 16 * MIB, "1024", 1024, [*INTEGERS, "1023"]),
     "max_catalog_bytes": ("AVAPD_MAX_CATALOG_BYTES", 1 << 30, "1024", 1024, [*INTEGERS, "1023"]),
     "code_grammar": (
-        "AVAPD_CODE_GRAMMAR", sys.version_info.minor, "off", 0, ["", "on", "3", "3.6", "3.99", "2.7", "3.8.1", "python3"],
+        "AVAPD_CODE_GRAMMAR", sys.version_info.minor, "off", 0, ["", "on", "3", "3.6", "3.99", "2.7", "3.8.1", "py3"],
     ),
     "check_interface": ("AVAPD_CHECK_INTERFACE", True, "off", False, ["", "true", "1", "ON"]),
     "start_check_seconds": ("AVAPD_START_CHECK_SECONDS", 0.5, "0", 0.0, [*SECONDS, "3601"]),

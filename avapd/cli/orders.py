@@ -24,7 +24,7 @@ class OrderFailedError(AvapdError):
     exit_code = Exit.FAILED
 
 
-def _order(command: Callable[..., Any]) -> Callable[..., Any]:
+def _addressed(command: Callable[..., Any]) -> Callable[..., Any]:
     """A command with the options of all orders."""
     for option in (
         click.option("--json", "as_json", is_flag=True, help="JSON instead of text."),
@@ -32,7 +32,16 @@ def _order(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--port", envvar="PORT", default=50051, show_default=True, help="gRPC port of the server meant."),
     ):
         command = option(command)
-    return cli.command()(command)
+    return command
+
+
+def _order(command: Callable[..., Any]) -> Callable[..., Any]:
+    """A command of its own name."""
+    return cli.command()(_addressed(command))
+
+
+def _utc(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def _send(address: str | None, port: int, method: str, path: str, **body: Any) -> dict[str, Any]:
@@ -99,6 +108,26 @@ def approve(version_hash: str, port: int, address: str | None, as_json: bool) ->
     _show(_send(address, port, "POST", "/approve", hash=version_hash), as_json)
 
 
+@cli.group()
+def quarantine() -> None:
+    """What to know of definitions that failed validation."""
+
+
+@quarantine.command(name="list")
+@_addressed
+def quarantined(port: int, address: str | None, as_json: bool) -> None:
+    """List them: what is wrong with each, since when, and whether an earlier version of it is served."""
+    said = _send(address, port, "GET", "/quarantine")
+    if as_json:
+        echo_json(said)
+        return
+    rows = [
+        (one["name"], one["reason"], one["error"], _utc(one["since"]), "yes" if one["served"] else "no")
+        for one in said["quarantine"]
+    ]
+    echo_table(("name", "fails", "error", "since (UTC)", "served as before"), rows)
+
+
 @_order
 def history(port: int, address: str | None, as_json: bool) -> None:
     """List the generations that can be compared and rolled back to."""
@@ -108,8 +137,8 @@ def history(port: int, address: str | None, as_json: bool) -> None:
         return
     rows = [
         (
-            str(one["generation"]), datetime.fromtimestamp(one["at"], UTC).strftime("%Y-%m-%d %H:%M:%S"),
-            one["version_hash"][:12], str(one["count"]), f"+{one['added']} ~{one['changed']} -{one['removed']}",
+            str(one["generation"]), _utc(one["at"]), one["version_hash"][:12], str(one["count"]),
+            f"+{one['added']} ~{one['changed']} -{one['removed']}",
             one["origin"],
         )
         for one in said["generations"]

@@ -88,6 +88,8 @@ class Admin:
             "listening": self._notifications.listening,
             "polls": {**self._poll.results, "last_seconds": round(self._poll.duration_last, 4)},
             "rejected": self._refresh.rejected,
+            "quarantined": self._refresh.quarantine.counts(),
+            "unchecked": len(self._refresh.unchecked),
             **self._refresh.switches.facts(),
             "refused": str(refused.error) if refused else None,
             "workers": [

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from avapd.control import package
 from avapd.control.source import Changed, CompiledRow, Mark, Rows, SourceRow
@@ -22,7 +22,7 @@ from avapd.errors import PackageError
 
 # Why a row is not served, or not as it stands: the bounded label values of `avap_definitions_rejected`.
 REASONS = ("no_name", "no_code", "too_large", "duplicate_name", "stale_bytecode", "foreign_bytecode")
-_NO_NAME: Final = "no_name"
+_NO_NAME, _TOO_LARGE = "no_name", "too_large"
 
 
 class Definition(NamedTuple):
@@ -60,6 +60,7 @@ class Catalog:
         self._rows: dict[int, Mark] = {}
         self._winner: dict[str, int] = {}
         self._sharing: dict[str, set[int]] = {}  # ids of the names that more than one row has
+        self._too_large: dict[str, set[int]] = {}  # ids of the rows that were left on the server, by name
         self._packages: dict[int, Mark] = {}
         self._package_faults: dict[str, str] = {}
         self._counts: Counter[str] = Counter()
@@ -89,6 +90,11 @@ class Catalog:
     def duplicates(self) -> list[str]:
         """The names that more than one row has."""
         return sorted(self._sharing)
+
+    @property
+    def too_large(self) -> set[str]:
+        """The names that only rows have which are too large."""
+        return self._too_large.keys() - self._winner.keys()
 
     def take(self) -> Iterator[Definition]:
         """The definitions, once; afterwards the catalog knows no content any more."""
@@ -157,6 +163,8 @@ class Catalog:
         reason = _unfit(mark)
         if reason is not None or mark.name is None:
             self._counts[reason or _NO_NAME] += 1
+            if reason == _TOO_LARGE and mark.name:
+                self._too_large.setdefault(mark.name, set()).add(mark.id)
             return False
         winner = self._winner.get(mark.name)
         if winner is None:
@@ -171,6 +179,7 @@ class Catalog:
         reason = _unfit(mark)
         if reason is not None or mark.name is None:
             self._counts[reason or _NO_NAME] -= 1
+            self._drop_too_large(mark)
             return
         ids = self._sharing.get(mark.name)
         if ids is None:
@@ -180,6 +189,12 @@ class Catalog:
         self._winner[mark.name] = max(ids)
         if len(ids) == 1:
             del self._sharing[mark.name]
+
+    def _drop_too_large(self, mark: Mark) -> None:
+        ids = self._too_large.get(mark.name or "", set())
+        ids.discard(mark.id)
+        if not ids:
+            self._too_large.pop(mark.name or "", None)
 
     def _definition(self, row: SourceRow, compiled: CompiledRow | None) -> Definition:
         source = (row.code or "").encode()
@@ -206,7 +221,7 @@ class Catalog:
 
 
 def _mark(row: SourceRow) -> Mark:
-    reason = "too_large" if row.too_large else "no_code" if row.code is None else None
+    reason = _TOO_LARGE if row.too_large else "no_code" if row.code is None else None
     return Mark(row.id, row.stamp, row.name, reason)
 
 

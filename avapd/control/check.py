@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from avapd.config import Config
 from avapd.control import host
 from avapd.control.catalog import Catalog
-from avapd.control.encode import messages
+from avapd.control.quarantine import Held, Screening
 from avapd.control.source import TABLE, Rows, Source
+from avapd.control.validator import Validator, validator_of
 from avapd.errors import SourceError
+from avapd.log import printable
 from avapd.shared.snapshot import ENTRY, HEADER_SIZE
 
 OK: Final = "ok"
@@ -52,7 +56,8 @@ async def check(config: Config, source: Source) -> list[Finding]:
         findings.append(Finding("rows", FAIL, f"{error}; {error.hint}"))
         return findings
     workers = config.workers or len(host.usable_cpus())
-    return findings + await asyncio.to_thread(_catalog, config, rows, workers)
+    with contextlib.closing(validator_of(config, children=len(host.usable_cpus()))) as validator:
+        return findings + await asyncio.to_thread(_catalog, config, rows, workers, validator)
 
 
 def _files() -> list[Finding]:
@@ -85,9 +90,10 @@ def _database(facts: dict[str, Any]) -> list[Finding]:
     return findings
 
 
-def _catalog(config: Config, rows: Rows, workers: int) -> list[Finding]:
+def _catalog(config: Config, rows: Rows, workers: int, validator: Validator) -> list[Finding]:
     catalog = Catalog(rows, config.signing_key)
-    size = sum(len(message) + 6 for message in messages(catalog.take()))
+    screening = Screening(validator, lambda _key: None, {})
+    size = sum(len(message) + 6 for message in screening.messages(catalog.take(), catalog.too_large))
     # As shared/snapshot.py lays it out: header, index at most half full, records.
     size += HEADER_SIZE + (1 << max(3, (2 * len(catalog) - 1).bit_length())) * ENTRY.size
     findings = [
@@ -105,7 +111,15 @@ def _catalog(config: Config, rows: Rows, workers: int) -> list[Finding]:
     if catalog.duplicates:
         shown = ", ".join(repr(name) for name in catalog.duplicates[:5])
         findings.append(Finding("rows", WARN, f"names that stand twice, the highest id is served: {shown}"))
-    return [*findings, _memory(size, workers)]
+    return [*findings, *_faulty(screening.found, len(catalog)), _memory(size, workers)]
+
+
+def _faulty(found: Mapping[str, Held], count: int) -> list[Finding]:
+    if not found:
+        return []
+    shown = "; ".join(f"{printable(one.name, 100)!r}: {one.error}" for one in sorted(found.values())[:5])
+    text = f"{len(found)} definitions of {count} fail validation and would not be served: {shown}"
+    return [Finding("rows", FAIL if len(found) >= count else WARN, text)]
 
 
 def needed_memory(catalog: int, workers: int) -> int:

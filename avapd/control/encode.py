@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-
 from avapd.control.catalog import Definition
 from avapd.pb import avap_pb2
 
@@ -14,11 +12,6 @@ def message(definition: Definition) -> bytes:
     return avap_pb2.CommandResponse(
         name=name, type=type_, interface_json=interface_json, code=code, hash=digest
     ).SerializeToString()
-
-
-def messages(definitions: Iterable[Definition]) -> Iterator[bytes]:
-    """The same for each definition, one by one, in the same order."""
-    return map(message, definitions)
 
 
 def decoded(octets: bytes | memoryview) -> Definition:

@@ -19,7 +19,7 @@ WORKER: Final = "worker"
 REASONS: Final = ("empty", "removed", "size", WORKER)
 # Below so many definitions a share says nothing.
 _ENOUGH: Final = 10
-_MOST_REMOVED: Final = 0.2
+MOST_REMOVED: Final = 0.2
 _SMALLEST, _LARGEST = 0.5, 2.0
 
 
@@ -69,7 +69,7 @@ def _fault(before: Content | None, after: Content, difference: Difference) -> tu
         return "empty", f"no definition is left of {len(before)}"
     if len(before) < _ENOUGH:
         return None
-    if difference.removed > _MOST_REMOVED * len(before):
+    if difference.removed > MOST_REMOVED * len(before):
         return "removed", f"{difference.removed} of {len(before)} definitions would be removed"
     ratio = after.answer_size / before.answer_size
     if not _SMALLEST <= ratio <= _LARGEST:

@@ -21,6 +21,7 @@ from typing import Final
 from avapd.config import Config
 from avapd.control import host
 from avapd.control.admin import Admin
+from avapd.control.backlog import Backlog
 from avapd.control.guard import Switches
 from avapd.control.history import Entry
 from avapd.control.listeners import claim, open_listeners
@@ -36,6 +37,7 @@ from avapd.control.source import Source
 from avapd.control.source.listener import Notifications
 from avapd.control.store import Store
 from avapd.control.supervisor import Supervisor
+from avapd.control.validator import validator_of
 from avapd.control.worker import environment
 from avapd.errors import AvapdError, ConfigError, CrashLoopError, Exit
 from avapd.log import Log
@@ -47,7 +49,9 @@ _FRESH_INTERVALS: Final = 3
 _DISK_AFTER_SECONDS: Final = 0.5
 _SETTLED_SECONDS: Final = 30.0
 # Tasks that are done one day; of the others each runs as long as the service.
-_ENDING: Final = {"boot", "disk"}
+_ENDING: Final = {"boot", "disk", "backlog"}
+_VALIDATORS_MOST: Final = 4
+_LEAST_PRIORITY: Final = 19
 
 
 def source_of(config: Config) -> Source:
@@ -101,20 +105,28 @@ class Master:
             silence_seconds=config.silence_seconds,
         )
         source = source_of(config)
+        self._store = Store(config.snapshot_dir, config.signing_key, log) if config.snapshot_dir else None
+        self._validators = [
+            validator_of(config, children=min(_VALIDATORS_MOST, len(self._cpus))),
+            validator_of(config, niceness=_LEAST_PRIORITY),
+        ]
         self._refresh = Refresh(
-            source, self._publisher, log, signing_key=config.signing_key, seconds=config.refresh_seconds,
-            on_checked=self._note_check, on_published=self._note_publication,
+            source, self._publisher, self._validators[0], log, signing_key=config.signing_key,
+            seconds=config.refresh_seconds, start_seconds=config.start_check_seconds, on_checked=self._note_check,
+            on_published=self._note_publication, recall=self._store.recall if self._store is not None else dict,
         )  # fmt: skip
+        self._backlog = Backlog(self._refresh, self._publisher, self._validators[1], log)
         self._poll = Poll(self._refresh, self._publisher, log, seconds=config.refresh_seconds)
         self._notifications = Notifications(source.database, config.notify_channel, self._poll.notified, log)
-        self._store = Store(config.snapshot_dir, config.signing_key, log) if config.snapshot_dir else None
         plane = Plane(self._board, self._poll, self._refresh, self._publisher, self._supervisor, self._notifications)
         self._operator = Operator(plane, log, keep=self._keep_switches)
         self._admin = Admin(registry(plane, config.engine), plane, config.environment)
 
     def _note_publication(self, snap: Snapshot, entry: Entry) -> None:
         if self._store is not None:
-            self._store.keep(snap, entry)
+            self._store.keep_entry(entry)
+            if not self._refresh.unchecked:
+                self._store.keep_catalog(snap, entry.generation)
 
     def _keep_switches(self) -> None:
         if self._store is not None:
@@ -187,6 +199,7 @@ class Master:
                 ("poll", self._poll.keep_running()),
                 ("notifications", self._notifications.run()),
                 ("disk", self._serve_from_disk()),
+                ("backlog", self._backlog.run()),
                 ("boot", self._boot()),
             )
         ]
@@ -212,6 +225,8 @@ class Master:
             code = Exit.INTERNAL
         for task in tasks:
             task.cancel()
+        for validator in self._validators:
+            validator.close()
         await self._stop(signals)
         self._log.info("STOPPED", exit_code=int(code))
         return code

@@ -97,6 +97,12 @@ class _Avapd(Collector):
         for reason, count in self._refresh.rejected.items():
             rejected.add_metric((reason,), count)
         yield rejected
+        held = GaugeMetricFamily("avap_quarantined", "Definitions that failed validation", labels=("reason",))
+        for reason, count in self._refresh.quarantine.counts().items():
+            held.add_metric((reason,), count)
+        yield held
+        unchecked = len(self._refresh.unchecked)
+        yield GaugeMetricFamily("avap_definitions_unchecked", "Served before they were validated", unchecked)
         switches, refused = self._refresh.switches, self._refresh.refused
         yield GaugeMetricFamily("avap_updates_frozen", "Whether the operator froze updates", int(bool(switches.frozen)))
         yield GaugeMetricFamily("avap_commands_denied", "Names that the operator denied", len(switches.denied))

@@ -5,6 +5,7 @@ Everything here works with the database gone, takes effect at once, and is kept 
     POST /refresh            look at the table now
     POST /wait               until every worker serves a hash
     POST /approve            let one refused candidate through
+    GET  /quarantine         the definitions that failed validation
     GET  /history            the generations that are kept
     GET  /diff?from=&to=     what two of them differ in
     POST /rollback           serve a kept generation again, as a new one, and freeze
@@ -73,6 +74,7 @@ class Operator:
         )  # fmt: skip
         for order in orders:
             app.router.add_post("/" + order.__name__.removeprefix("_order_"), _answering(order))
+        app.router.add_get("/quarantine", _answering(self._quarantine))
         app.router.add_get("/history", _answering(self._history))
         app.router.add_get("/diff", _answering(self._diff))
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
@@ -136,6 +138,10 @@ class Operator:
         self._refresh.switches.approved.add(refused.error.version_hash)
         self._told("Candidate Approved", version_hash=refused.error.version_hash)
         return await self._order_refresh(body)
+
+    async def _quarantine(self, _query: Body) -> Body:
+        current = self._publisher.current
+        return {"quarantine": self._refresh.quarantine.facts(current.view if current is not None else None)}
 
     # --- the past ---------------------------------------------------------------------------------------------
 

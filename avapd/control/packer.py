@@ -86,12 +86,12 @@ class Packer:
     def __init__(self, generation: int = 0) -> None:
         self.generation = generation
 
-    def pack(self, count: int, messages: Iterable[bytes]) -> Snapshot:
-        """A snapshot of so many serialized CommandResponses, sorted by name. Raises OSError without memory for it."""
+    def pack(self, most: int, messages: Iterable[bytes]) -> Snapshot:
+        """A snapshot of at most so many serialized CommandResponses, sorted by name. Raises OSError without memory."""
         landmarks = Landmarks()
         fd = memory.create("avapd-snapshot")
         try:
-            header = snapshot.pack(fd, self._next(), count, messages, landmarks)
+            header = snapshot.pack(fd, self._next(), most, messages, landmarks)
             return Snapshot(Base(fd, View(memory.map_sealed(fd, header.arena_size)), landmarks))
         except BaseException:
             os.close(fd)

@@ -93,8 +93,10 @@ class Poll:
             await asyncio.sleep(min(_RETRY_FIRST, self._seconds))
 
     def looking_for(self) -> float:
-        """Seconds that the look under way has taken so far, 0 for none."""
-        return 0.0 if self._looking_since is None else time.monotonic() - self._looking_since
+        """Seconds that the look under way has taken so far, or since validation got on with it; 0 for none."""
+        if self._looking_since is None:
+            return 0.0
+        return time.monotonic() - max(self._looking_since, self._refresh.progressed_at)
 
     async def run(self) -> None:
         """Poll for ever; no error of the source ends it."""

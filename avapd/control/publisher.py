@@ -21,7 +21,7 @@ from avapd.control.canary import Canary, RollOutError
 from avapd.control.packer import Snapshot
 from avapd.control.worker import Worker
 from avapd.log import Log
-from avapd.shared.channel import Ack, Load, LoadPatch, Reject
+from avapd.shared.channel import Ack, Load, LoadPatch, Missing, Reject
 
 # How long a worker may take to ack before it counts as silent: one that runs, and one that is still booting.
 _ACK_SECONDS: Final = 0.5
@@ -46,6 +46,7 @@ class Publisher:
         self._acked = asyncio.Event()
         self._before = ""
         self._changed: list[str] | None = None
+        self._missing = Missing(reasons={})
 
     @property
     def generation(self) -> int:
@@ -57,6 +58,8 @@ class Publisher:
     def join(self, worker: Worker) -> None:
         """A worker was started: it gets the current snapshot."""
         self._workers.append(worker)
+        if self._missing.reasons:
+            worker.send(self._missing)
         self._bring_up_to_date(worker)
 
     def leave(self, worker: Worker) -> None:
@@ -115,6 +118,13 @@ class Publisher:
             before=self._before, changed=self._changed,
         )  # fmt: skip
         worker.send(message, base.fd, snap.patch_fd)
+
+    def tell_missing(self, reasons: dict[str, str]) -> None:
+        """Tell every worker, also those to come, why names are not served."""
+        if reasons != self._missing.reasons:
+            self._missing = Missing(reasons=reasons)
+            for worker in self._workers:
+                worker.send(self._missing)
 
     # --- publishing -------------------------------------------------------------------------------------
 

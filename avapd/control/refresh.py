@@ -5,6 +5,8 @@
       │ ── else ─► fingerprint ── as before ──► nothing
       │                         └ differs ──► what has changed: a patch
       ▼
+    validation ──► quarantine: what fails is left as it is served
+      ▼
     snapshot ──► same hash as what is served: nothing ──► guard: refused as a whole, or ──► publish ──► history
 
 Whatever publishes (a look, an operator's command, the catalog from disk) does it here, one at a time.
@@ -14,31 +16,31 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 from avapd.control import guard
 from avapd.control.canary import RollOutError
 from avapd.control.catalog import REASONS, Catalog, Definition, Plan
 from avapd.control.difference import difference
-from avapd.control.encode import message, messages
 from avapd.control.guard import RefusedError, Switches
 from avapd.control.history import Entry, History
 from avapd.control.packer import Changes, Packer, Snapshot, name_of
 from avapd.control.publisher import Publisher
+from avapd.control.quarantine import Held, Known, Quarantine, Screening
 from avapd.control.source import Fingerprint, Mark, Source
 from avapd.control.source.source import Wanted
+from avapd.control.validator import Validator
 from avapd.errors import SnapshotError
-from avapd.log import Log
-from avapd.shared.snapshot import key_of
+from avapd.log import Log, printable
 
 # Every so many intervals everything is read, so that no mistake in what was merged can last. Looks that were hurried do
 # not count: else many notifications would cause many readings.
 FULL_EVERY: Final = 10
-_DUPLICATES_SHOWN: Final = 10
+_NAMES_SHOWN: Final = 10
 # Beyond so many changes who watches is sent the whole catalog: their names would not fit into a message to the workers.
 _WATCHED_MOST, _WATCHED_OCTETS = 2_048, 128 << 10
-DATABASE, DISK, ROLLBACK, OPERATOR = "database", "disk", "rollback", "operator"
+DATABASE, DISK, ROLLBACK, OPERATOR, VALIDATION = "database", "disk", "rollback", "operator", "validation"
 
 
 class Times:
@@ -64,17 +66,24 @@ class Refresh:
     """Turns what the source holds into what is served.
 
     `loaded` is set once a catalog is served; `on_checked` is called whenever the source was found well, `on_published`
-    with each new entry of the history.
+    with each new entry of the history. `recall` gives what an earlier run is known to have served, by key; only what is
+    new beside it has to be validated at the start, for `start_seconds`: the rest is `unchecked`, by key, until the
+    backlog was worked off.
     """
 
     def __init__(
-        self, source: Source, publisher: Publisher, log: Log, *, signing_key: str | None, seconds: float,
-        on_checked: Callable[[], None], on_published: Callable[[Snapshot, Entry], None] = lambda _snap, _entry: None,
+        self, source: Source, publisher: Publisher, validator: Validator, log: Log, *, signing_key: str | None,
+        seconds: float, on_checked: Callable[[], None], start_seconds: float = 0.0,
+        on_published: Callable[[Snapshot, Entry], None] = lambda _snap, _entry: None,
+        recall: Callable[[], Mapping[bytes, bytes]] = dict,
     ) -> None:  # fmt: skip
         self.times = Times()
         self.loaded = asyncio.Event()
         self.history = History()
         self.switches = Switches()
+        self.quarantine = Quarantine()
+        self.unchecked: list[bytes] = []
+        self.progressed_at = 0.0
         self.packer = Packer()
         self.rejected = dict.fromkeys(REASONS, 0)
         self.refused: Refused | None = None
@@ -82,6 +91,9 @@ class Refresh:
         self.source_up = False
         self._source = source
         self._publisher = publisher
+        self._validator = validator
+        self._start_seconds = start_seconds
+        self._recall = recall
         self._log = log
         self._signing_key = signing_key
         self._compiled = signing_key is not None
@@ -128,10 +140,15 @@ class Refresh:
             snap.close()
         self.refused = None
         self.origin = DATABASE
+        self._tell_missing()
         if not same:
             return "published"
         self._publisher.bring_up_to_date()
         return "unchanged"
+
+    def _tell_missing(self) -> None:
+        current = self._publisher.current
+        self._publisher.tell_missing(self.quarantine.missing(current.view if current is not None else None))
 
     async def _still_refused(self) -> None:
         """Raise what was raised before, as long as the tables hold what was refused and nobody approved it."""
@@ -148,12 +165,21 @@ class Refresh:
             self._log.info("DB OK", rows=len(rows.functions), duration_ms=ms_since(began))
         catalog = Catalog(rows, self._signing_key)
         del rows
-        count = len(catalog) - sum(name in catalog for name in self.switches.denied)
+        current = self._publisher.current
+        first = current is None
+        known = current.view.get if current is not None else (await asyncio.to_thread(self._recall)).get
+        screening = self._screening(known, self._start_seconds if first else None)
+        too_large = catalog.too_large - self.switches.denied.keys()
+        kept = screening.messages(self._allowed(catalog.take()), too_large)
         # In a thread, so that heartbeats, signals and probes are answered meanwhile.
-        snap = await asyncio.to_thread(self.packer.pack, count, messages(self._allowed(catalog.take())))
-        self._catalog = catalog
+        snap = await asyncio.to_thread(self.packer.pack, len(catalog) + len(too_large), kept)
+        if first and not len(snap.view) and screening.found:
+            raise self._all_faulty(snap, screening)
+        self.unchecked = screening.unchecked if first else self.unchecked
+        self._catalog = None if screening.put_off else catalog
         self._full_at = time.monotonic() + self._full_seconds
         self._account(catalog)
+        self.hold(screening.found)
         return snap
 
     async def _what_changed(self, catalog: Catalog, known: Fingerprint) -> Snapshot | None:
@@ -173,15 +199,37 @@ class Refresh:
             return None
         definitions = catalog.apply(plans[0], changed)
         self._account(catalog)
-        changes = {
-            key_of(name): None if definition is None else message(definition)
-            for name, definition in definitions.items()
-            if name not in self.switches.denied
-        }
-        changes = {key: new for key, new in changes.items() if current.view.get(key) != new}
+        allowed = {name: one for name, one in definitions.items() if name not in self.switches.denied}
+        screening = self._screening(current.view.get)
+        sound = await asyncio.to_thread(screening.changes, allowed, catalog.too_large)
+        self.hold(screening.found, definitions)
+        changes = {key: new for key, new in sound.items() if current.view.get(key) != new}
         if not changes:
             return None
         return await asyncio.to_thread(self.packer.patch, current, changes)
+
+    def _screening(self, known: Known, seconds: float | None = None) -> Screening:
+        return Screening(self._validator, known, self.quarantine.held, seconds=seconds, on_progress=self._progressed)
+
+    def _progressed(self) -> None:
+        self.progressed_at = time.monotonic()
+
+    def _all_faulty(self, snap: Snapshot, screening: Screening) -> SnapshotError:
+        """The error of a first catalog of which nothing is left."""
+        snap.close()
+        one = min(screening.found.values())
+        return SnapshotError(
+            f"none of {len(screening.found)} definitions passes validation; {printable(one.name, 100)}: {one.error}",
+            hint="look at AVAPD_CODE_GRAMMAR and AVAPD_CHECK_INTERFACE; `avapd check` lists what fails",
+        )
+
+    def hold(self, found: Mapping[str, Held], names: Iterable[str] | None = None) -> None:
+        """Put what was found into quarantine, and let out what else is held of these names, or of all."""
+        new = self.quarantine.replace(found, names)
+        if new:
+            shown = {printable(one.name, 100): f"{one.reason}: {one.error}" for one in new[:_NAMES_SHOWN]}
+            held = len(self.quarantine.held)
+            self._log.error("Definitions Quarantined", count=len(new), held=held, definitions=shown)
 
     def _allowed(self, definitions: Iterator[Definition]) -> Iterator[Definition]:
         denied = self.switches.denied
@@ -199,7 +247,7 @@ class Refresh:
         if duplicates != self._duplicates:
             self._duplicates = duplicates
             if duplicates:
-                names = duplicates[:_DUPLICATES_SHOWN]
+                names = duplicates[:_NAMES_SHOWN]
                 self._log.warn("Duplicate Names, Highest Id Served", names=names, count=len(duplicates))
 
     # --- publishing -----------------------------------------------------------------------------------------
@@ -269,6 +317,7 @@ class Refresh:
             bytes=snap.size,
             source=origin,
         )
+        self._tell_missing()
         self.loaded.set()
         entry = await asyncio.to_thread(
             self.history.add, before, snap.view, made, at=self.times.activation, origin=origin
@@ -276,6 +325,11 @@ class Refresh:
         del held
         self._on_published(snap, entry)
         return entry
+
+    def confirm(self) -> None:
+        """What is served has been checked as a whole: it may be kept."""
+        if self._publisher.current is not None and self.history.entries:
+            self._on_published(self._publisher.current, self.history.entries[-1])
 
     def _refuse(self, error: RefusedError) -> None:
         self.refused = Refused(error, self._catalog.fingerprint if self._catalog is not None else None)

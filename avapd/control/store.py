@@ -116,12 +116,14 @@ class Store:
 
     # --- writing, in the background, newest wins --------------------------------------------------------------
 
-    def keep(self, snap: Snapshot, entry: Entry) -> None:
-        """Write a catalog that every worker took, and its entry of the history. Returns at once."""
+    def keep_catalog(self, snap: Snapshot, generation: int) -> None:
+        """Write a catalog that was checked and that every worker took. Returns at once."""
         pieces = snap.view.answer()  # they hold the memory, whatever becomes of the snapshot
         head = Head.made(snap, self._key, int(time.time()))
-        name = f"catalog-{entry.generation:020}{_SUFFIX}"
-        self._later("catalog", lambda: self._write_catalog(name, (head, *pieces)))
+        self._later("catalog", lambda: self._write_catalog(f"catalog-{generation:020}{_SUFFIX}", (head, *pieces)))
+
+    def keep_entry(self, entry: Entry) -> None:
+        """Write an entry of the history. Returns at once."""
         self._later(f"undo {entry.generation}", lambda: self._write_undo(entry))
 
     def keep_switches(self, switches: Switches) -> None:
@@ -220,6 +222,16 @@ class Store:
                 self._set_aside(path, error)
                 entries.clear()
         return entries[-KEPT:]
+
+    def recall(self) -> dict[bytes, bytes]:
+        """The definitions of the newest catalog that is whole, by key: they were checked before they were kept."""
+        for path in self._catalogs():
+            try:
+                _, records = read_catalog(path, self._key)
+                return dict(messages_in(records, 0, len(records)))
+            except (SnapshotError, OSError) as error:
+                self._set_aside(path, error)
+        return {}
 
     async def serve(self, load: Load) -> bool:
         """Serve the newest catalog that is whole and that no two starts died on; whether there was one."""

@@ -40,10 +40,14 @@ def unimplemented(path: str) -> Answer:
 
 
 class Service:
-    """The catalog a worker serves. `max_answer_bytes` bounds a unary answer."""
+    """The catalog a worker serves. `max_answer_bytes` bounds a unary answer.
+
+    `missing` tells why a name is not found, where that is known: it stands in the answer.
+    """
 
     def __init__(self, max_answer_bytes: int) -> None:
         self.view: Content | None = None
+        self.missing: dict[str, str] = {}
         self.feed = Feed()
         self._max_answer_bytes = max_answer_bytes
         self.methods: Final[dict[str, Callable[[bytes], Answer]]] = {
@@ -75,7 +79,9 @@ class Service:
             key = key_of(name)
             payload = view.get(key) if key != request else None
             if payload is None:
-                return Answer(NOT_FOUND, f"Command '{_cut(name)}' not found", b"")
+                why = self.missing.get(name)
+                more = f": it is in quarantine, {_cut(why)}" if why is not None else ""
+                return Answer(NOT_FOUND, f"Command '{_cut(name)}' not found{more}", b"")
         if len(payload) > self._max_answer_bytes:
             return self._too_large(len(payload))
         return Answer(OK, "", payload)

@@ -41,6 +41,7 @@ from avapd.shared.channel import (
     Load,
     LoadPatch,
     Message,
+    Missing,
     Reject,
     Release,
     Start,
@@ -180,6 +181,9 @@ class Worker:
                 self._engine.open(slot, socket.socket(fileno=descriptors[0]))
             case Release(slot=slot):
                 self._engine.shut(slot)
+            case Missing(reasons=reasons):
+                self._service.missing = reasons
+                self._engine.swapped()
             case Keys(key_digests=digests):
                 self._keyring = Keyring(digests)
                 self._engine.keys_changed()

@@ -81,6 +81,13 @@ class LoadPatch:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Missing:
+    """Why some names are not found: `reasons` by name, to be said to who asks for them."""
+
+    reasons: dict[str, str]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Keys:
     """Accept these keys and no others, from now on."""
 
@@ -133,8 +140,8 @@ class Reject:
     host: bool = False
 
 
-Message = Start | Load | LoadPatch | Keys | Adopt | Release | Drain | Booted | Ack | Reject
-_KINDS: Final = (Start, Load, LoadPatch, Keys, Adopt, Release, Drain, Booted, Ack, Reject)
+Message = Start | Load | LoadPatch | Missing | Keys | Adopt | Release | Drain | Booted | Ack | Reject
+_KINDS: Final = (Start, Load, LoadPatch, Missing, Keys, Adopt, Release, Drain, Booted, Ack, Reject)
 _MESSAGES: Final = {kind.__name__: kind for kind in _KINDS}
 DESCRIPTORS: Final = {"Start": 2, "Load": 1, "LoadPatch": 2, "Adopt": 1}
 

@@ -37,6 +37,7 @@ import sys
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any, Final, NamedTuple
 
 from avapd.errors import SnapshotError
@@ -158,15 +159,22 @@ class Landmarks:
         return at, digest.copy()
 
 
-def pack(fd: int, generation: int, count: int, messages: Iterable[bytes], landmarks: Landmarks | None = None) -> Header:
-    """Write the arena for `count` serialized CommandResponses, sorted by name without repeats, into `fd`, and seal it.
+def pack(fd: int, generation: int, most: int, messages: Iterable[bytes], landmarks: Landmarks | None = None) -> Header:
+    """Write the arena for serialized CommandResponses, sorted by name without repeats, into `fd`, and seal it.
+
+    The index has room for `most` of them.
 
     Messages are taken one by one, so nothing but the arena itself ever holds the whole catalog. The descriptor
-    is still the caller's to close. Fills `landmarks`. Raises OSError when there is no memory for the arena.
+    is still the caller's to close. Fills `landmarks`. Raises SnapshotError when there are more, and OSError when there
+    is no memory for the arena.
     """
-    slots = slots_for(count)
+    slots = slots_for(most)
     offset = HEADER_SIZE + slots * ENTRY.size
-    index, size, digest = _write_records(fd, messages, slots, offset, landmarks or Landmarks())
+    landmarks = landmarks or Landmarks()
+    index, size, digest = _write_records(fd, islice(messages, slots), slots, offset, landmarks)
+    count = len(landmarks.starts)
+    if count > most:
+        raise SnapshotError(f"there are more than the {most} definitions that were announced")
     tail = tail_of(count, digest)
     memory.write_at(fd, tail, offset + size)
     memory.write_at(fd, index, HEADER_SIZE)

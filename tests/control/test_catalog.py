@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from avapd.control import package
 from avapd.control.catalog import REASONS, Catalog, Definition, Plan, _mark
-from avapd.control.encode import messages
+from avapd.control.encode import message
 from avapd.control.source import Changed, CompiledRow, Fingerprint, Mark, Rows, SourceRow
 from avapd.pb.avap_pb2 import CommandResponse
 
@@ -123,10 +123,10 @@ def test_the_rules_hold_for_any_table(table: list[tuple[str | None, str | None, 
 @given(st.lists(st.tuples(st.text(min_size=1, max_size=5), st.text(max_size=9)), max_size=10))
 @settings(deadline=None)
 def test_a_definition_travels_as_protobuf(table: list[tuple[str, str]]) -> None:
-    """`encode.messages` keeps every field and the order."""
+    """`encode.message` keeps every field."""
     found = catalog(*(row(number, name, code) for number, (name, code) in enumerate(table)))
-    for definition, message in zip(found, messages(found), strict=True):
-        decoded = CommandResponse.FromString(message)
+    for definition, octets in zip(found, map(message, found), strict=True):
+        decoded = CommandResponse.FromString(octets)
         assert Definition(decoded.name, decoded.type, decoded.interface_json, decoded.code, decoded.hash) == definition
 
 

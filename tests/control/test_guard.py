@@ -10,7 +10,7 @@ import pytest
 from avapd.control import guard
 from avapd.control.catalog import Definition
 from avapd.control.difference import difference
-from avapd.control.encode import messages
+from avapd.control.encode import message
 from avapd.control.guard import RefusedError, Switches
 from avapd.control.packer import Packer
 from avapd.shared.patch import Content
@@ -20,7 +20,7 @@ from avapd.shared.patch import Content
 def content(count: int, code: str = "x" * 100) -> Iterator[Content]:
     """A catalog of so many definitions with this code."""
     definitions = [Definition(f"command_{number:04}", "t", "[]", code.encode(), "") for number in range(count)]
-    snap = Packer().pack(count, messages(definitions))
+    snap = Packer().pack(count, map(message, definitions))
     yield snap.view
     snap.close()
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from avapd.control import history as module
 from avapd.control.catalog import Definition
 from avapd.control.difference import difference
-from avapd.control.encode import message, messages
+from avapd.control.encode import message
 from avapd.control.history import KEPT, History, UnknownGenerationError, packed, unpacked
 from avapd.control.packer import Packer, Snapshot
 from avapd.shared.snapshot import key_of
@@ -21,7 +21,7 @@ def published(history: History, packer: Packer, before: Snapshot | None, table: 
     """Publish a table as the master does, and keep it in the history."""
     definitions = [Definition(name, "t", "[]", code.encode(), "") for name, code in sorted(table.items())]
     if before is None:
-        snap = packer.pack(len(definitions), messages(definitions))
+        snap = packer.pack(len(definitions), map(message, definitions))
     else:
         new = {key_of(one.name): message(one) for one in definitions}
         gone: dict[bytes, bytes | None] = {key: None for key, _ in before.view.messages() if key not in new}

@@ -25,6 +25,7 @@ from avapd.control.refresh import Refresh
 from avapd.control.source import Source
 from avapd.control.source.listener import Notifications
 from avapd.control.supervisor import Supervisor
+from avapd.control.validator import Validator
 from avapd.log import Log, Sink
 from avapd.shared import board as words
 from avapd.shared.board import BUCKETS, METHODS, STATUSES, Board
@@ -77,7 +78,15 @@ class Plane:
         self.board = Board(words.create(rows), rows)
         self.publisher = Publisher(log)
         source = Source("postgresql://h/db", schema="public", seconds=1, max_definition_bytes=1, max_bytes=1)
-        self.refresh = Refresh(source, self.publisher, log, signing_key=None, seconds=60, on_checked=lambda: None)
+        self.refresh = Refresh(
+            source,
+            self.publisher,
+            Validator(grammar=0, interfaces=False),
+            log,
+            signing_key=None,
+            seconds=60,
+            on_checked=lambda: None,
+        )
         self.poll = Poll(self.refresh, self.publisher, log, seconds=60)
         self.supervisor = Supervisor(
             board=self.board, listeners=listeners, describe=_describe, environ={}, audience=self.publisher, log=log,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from avapd.control import packer as module
 from avapd.control.catalog import Definition
 from avapd.control.difference import Difference, difference
-from avapd.control.encode import message, messages
+from avapd.control.encode import message
 from avapd.control.packer import Changes, Packer, Snapshot, name_of
 from avapd.pb.avap_pb2 import CatalogResponse
 from avapd.shared.patch import PatchedView
@@ -36,7 +36,7 @@ def made(table: dict[str, str]) -> list[Definition]:
 def packed(packer: Packer, table: dict[str, str]) -> Snapshot:
     """A whole snapshot."""
     definitions = made(table)
-    return packer.pack(len(definitions), messages(definitions))
+    return packer.pack(len(definitions), map(message, definitions))
 
 
 def changes_of(edits: dict[str, str | None]) -> Changes:

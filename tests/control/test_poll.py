@@ -15,6 +15,7 @@ from avapd.control.poll import Poll
 from avapd.control.publisher import Publisher
 from avapd.control.refresh import Refresh
 from avapd.control.source import Source
+from avapd.control.validator import Validator
 from avapd.log import Log
 
 
@@ -24,7 +25,15 @@ def made(url: str, lines: Lines, seconds: float = 0.1, deadline: float = 600.0) 
     source = Source(url, schema="public", seconds=deadline, max_definition_bytes=1 << 20, max_bytes=1 << 20)
     publisher = Publisher(log)
     return Poll(
-        Refresh(source, publisher, log, signing_key=None, seconds=seconds, on_checked=lambda: None),
+        Refresh(
+            source,
+            publisher,
+            Validator(grammar=0, interfaces=False),
+            log,
+            signing_key=None,
+            seconds=seconds,
+            on_checked=lambda: None,
+        ),
         publisher,
         log,
         seconds=seconds,

@@ -14,7 +14,7 @@ from support.lines import Lines
 
 from avapd.control.catalog import Definition
 from avapd.control.difference import difference
-from avapd.control.encode import messages
+from avapd.control.encode import message
 from avapd.control.guard import Switches
 from avapd.control.history import KEPT, Entry, History
 from avapd.control.packer import Packer, Snapshot
@@ -41,13 +41,14 @@ class Disk:
     def publish(self, table: dict[str, str], key: str | None = None) -> Snapshot:
         """Publish a table and wait until it is written."""
         definitions = [Definition(name, "t", "[]", code.encode(), "") for name, code in sorted(table.items())]
-        snap = self.packer.pack(len(definitions), messages(definitions))
+        snap = self.packer.pack(len(definitions), map(message, definitions))
         before = self.snap.view if self.snap else None
         entry = self.history.add(before, snap.view, difference(before, snap.view), at=1.0, origin="database")
 
         async def keep() -> None:
             store = self.store(key)
-            store.keep(snap, entry)
+            store.keep_entry(entry)
+            store.keep_catalog(snap, entry.generation)
             if self.snap is not None:
                 self.snap.close()  # while it is being written, as it happens
             await store.stop()
@@ -195,7 +196,8 @@ def test_a_full_disk_costs_a_warning_and_a_count(disk: Disk, monkeypatch: pytest
     async def keep() -> Store:
         store = disk.store()
         assert disk.snap is not None
-        store.keep(disk.snap, disk.history.entries[-1])
+        store.keep_entry(disk.history.entries[-1])
+        store.keep_catalog(disk.snap, disk.history.entries[-1].generation)
         await store.stop()
         return store
 

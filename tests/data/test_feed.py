@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from avapd.control.catalog import Definition
 from avapd.control.difference import difference
-from avapd.control.encode import message, messages
+from avapd.control.encode import message
 from avapd.control.packer import Packer, Snapshot, name_of
 from avapd.data import feed as module
 from avapd.data.feed import Feed, Message
@@ -34,7 +34,7 @@ class Publisher:
         definitions = [Definition(name, "t", "[]", code.encode(), "") for name, code in sorted(table.items())]
         before = self.snaps[-1] if self.snaps else None
         if before is None:
-            snap = self.packer.pack(len(definitions), messages(definitions))
+            snap = self.packer.pack(len(definitions), map(message, definitions))
         else:
             new = {key_of(one.name): message(one) for one in definitions}
             gone: dict[bytes, bytes | None] = {key: None for key, _ in before.view.messages() if key not in new}

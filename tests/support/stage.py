@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import cast
 
 from avapd.control.catalog import Definition
-from avapd.control.encode import messages
+from avapd.control.encode import message
 from avapd.control.packer import Packer, Snapshot
 from avapd.control.publisher import Publisher
 from avapd.control.worker import Worker
 from avapd.log import Log
-from avapd.shared.channel import Ack, Load, Message, Reject
+from avapd.shared.channel import Ack, Load, Message, Missing, Reject
 from support.lines import Lines
 
 # What a worker does with a Load.
@@ -39,6 +39,7 @@ class Recorder:
         self.sent = 0
         self.quiet = 0.0
         self.loads: list[int] = []
+        self.missing: dict[str, str] = {}
         self.answer = answer
         self._stage = stage
 
@@ -52,6 +53,9 @@ class Recorder:
         return self.calls
 
     def send(self, message: Message, *descriptors: int) -> bool:
+        if isinstance(message, Missing):
+            self.missing = message.reasons
+            return True
         assert isinstance(message, Load)
         assert os.fstat(descriptors[0]).st_size == message.size
         self.loads.append(message.generation)
@@ -107,7 +111,7 @@ class Stage:
 def snapshot(table: dict[str, str], generation: int = 1) -> Snapshot:
     """A sealed snapshot of these names and sources."""
     definitions = [Definition(name, "function", "[]", code.encode(), "") for name, code in sorted(table.items())]
-    return Packer(generation - 1).pack(len(definitions), messages(definitions))
+    return Packer(generation - 1).pack(len(definitions), map(message, definitions))
 
 
 def files() -> int:

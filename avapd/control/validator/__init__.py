@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from avapd.config import Config
 from avapd.control.catalog import Definition
 from avapd.control.package import source_in
 from avapd.control.validator.child import ANSWER, HEAD
@@ -57,8 +58,8 @@ class _Child:
             try:
                 self._process = subprocess.Popen(
                     [sys.executable, "-I", "-S", "-W", "ignore", _CHILD, *arguments],
-                    stdin=theirs, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=dict[str, str](), cwd="/",
-                    process_group=0,
+                    stdin=theirs.fileno(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, process_group=0,
+                    env=dict[str, str](), cwd="/",
                 )  # fmt: skip
             except OSError:
                 self._socket.close()
@@ -83,11 +84,15 @@ class _Child:
                     reason, _, error = answer.partition(":")
                     yield Fault(reason, error) if reason else None
 
+    def kill(self) -> None:
+        """End the process; whoever waits for its answer gets none."""
+        self._process.kill()
+
     def end(self) -> None:
-        """End it."""
+        """End it, and let go of everything."""
+        self.kill()
         self._answers.close()
         self._socket.close()
-        self._process.kill()
         self._process.wait()
 
 
@@ -100,14 +105,19 @@ class Validator:
     """Children that are started when they are needed. To be called from threads; `close` ends the children.
 
     `grammar` is the minor version of Python that code must compile as, 0 for any text; `interfaces` tells whether
-    interfaces are looked at.
+    interfaces are looked at, `cpu_seconds` what one definition may take.
     """
 
-    def __init__(self, *, grammar: int, interfaces: bool, children: int = 1, niceness: int = 10) -> None:
+    def __init__(
+        self, *, grammar: int, interfaces: bool, children: int = 1, niceness: int = 10,
+        cpu_seconds: float = _CPU_SECONDS,
+    ) -> None:  # fmt: skip
         self._children: list[_Child | None] = [None] * children
         self._locks = [threading.Lock() for _ in range(children)]
-        self._arguments = [str(int(one)) for one in (grammar, interfaces, _CPU_SECONDS, _MEMORY_BYTES, niceness)]
+        numbers = (grammar, int(interfaces), _MEMORY_BYTES, niceness)
+        self._arguments = [str(one) for one in (cpu_seconds, *numbers)]
         self._needed = bool(grammar or interfaces)
+        self._closed = False
 
     def faults(self, definitions: Sequence[Definition]) -> list[Fault | None]:
         """What is wrong with each of these, None for nothing. Raises OSError when no child can be started."""
@@ -121,7 +131,11 @@ class Validator:
             return [fault for part in threads.map(self._asked, range(len(parts)), parts) for fault in part]
 
     def close(self) -> None:
-        """End the children."""
+        """End the children, whatever they are at: who waits for them gets an OSError."""
+        self._closed = True
+        for child in self._children:
+            if child is not None:
+                child.kill()
         for place, lock in enumerate(self._locks):
             with lock:
                 self._end(place)
@@ -141,8 +155,17 @@ class Validator:
         return found
 
     def _answers(self, place: int, definitions: Sequence[Definition]) -> list[Fault | None]:
+        if self._closed:
+            raise OSError(errno.ECANCELED, "definitions are not checked any more")
         child = self._children[place] = self._children[place] or _Child(self._arguments)
         found = list(child.ask(definitions))
         if len(found) < len(definitions):
             self._end(place)
         return found
+
+
+def validator_of(config: Config, *, children: int = 1, niceness: int = 10) -> Validator:
+    """The validator that the settings describe."""
+    return Validator(
+        grammar=config.code_grammar, interfaces=config.check_interface, children=children, niceness=niceness
+    )

@@ -10,7 +10,7 @@ without the environment, the keys and the connections of the master, and it may 
 A definition that takes more than the allowed CPU time, or that brings the compiler down, ends this process: whoever
 waits for the answer knows which it was.
 
-    python -I -S child.py GRAMMAR INTERFACES CPU_SECONDS MEMORY_BYTES NICENESS     (a minor version or 0; 1 or 0)
+    python -I -S child.py CPU_SECONDS GRAMMAR INTERFACES MEMORY_BYTES NICENESS     (a minor version or 0; 1 or 0)
 """
 
 from __future__ import annotations
@@ -98,7 +98,8 @@ def restrict(octets: int, niceness: int) -> None:
 
 def main() -> None:
     """Answer until the other side closes the connection, which is descriptor 0."""
-    minor, interfaces, seconds, octets, niceness = map(int, sys.argv[1:])
+    minor, interfaces, octets, niceness = map(int, sys.argv[2:])
+    seconds = float(sys.argv[1])
     master = socket.socket(fileno=0)
     stream = master.makefile("rb")
     restrict(octets, niceness)
