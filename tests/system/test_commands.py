@@ -371,6 +371,22 @@ def test_check_of_doubled_and_incomplete_rows(postgres_url: str) -> None:
     assert "\x1b" not in text
 
 
+def test_check_names_what_would_not_be_served(database: Database) -> None:
+    """What validation holds back is a WARN; a table of which nothing would be served fails."""
+    broken = ("broken\x1b", "[]", "function", "x =")
+    database.insert([broken, ("odd", "{}", "function", "x = 1"), ("sound", "[]", "function", "x = 1")])
+    code, found = checked(database.reader_url)
+    (line,) = [text for status, text in found["rows"] if status == "warn"]
+    assert code == 0
+    assert line.startswith("2 definitions of 3 fail validation and would not be served: ")
+    assert "line 1: invalid syntax" in line
+    assert "not an array of objects" in line
+    assert "\x1b" not in line
+    database.execute("DELETE FROM obex_dapl_functions WHERE name = 'sound'")
+    assert checked(database.reader_url)[0] == 1
+    assert checked(database.reader_url, AVAPD_CODE_GRAMMAR="off", AVAPD_CHECK_INTERFACE="off")[0] == 0
+
+
 @pytest.mark.parametrize(
     ("sql", "check", "text"),
     [
