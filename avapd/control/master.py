@@ -104,6 +104,7 @@ class Master:
             log=log,
             silence_seconds=config.silence_seconds,
         )
+        self._publisher.spare = self._supervisor.start_spare
         source = source_of(config)
         self._store = Store(config.snapshot_dir, config.signing_key, log) if config.snapshot_dir else None
         self._validators = [
@@ -161,7 +162,7 @@ class Master:
     def _keys(self) -> Keys:
         return Keys(key_digests=[hashlib.sha256(key.encode()).hexdigest() for key in self._config.api_keys])
 
-    def _describe(self, slot: int, row: int) -> Start:
+    def _describe(self, slot: int, row: int, spare: bool) -> Start:
         config = self._config
         return Start(
             slot=slot,
@@ -174,6 +175,7 @@ class Master:
             log_level=config.log_level,
             key_digests=self._keys().key_digests,
             catalog=self._publisher.current is not None,
+            spare=spare,
             orphan_seconds=config.orphan_seconds,
             max_stale_seconds=config.max_stale_seconds,
             pre_drain_seconds=config.pre_drain_seconds,

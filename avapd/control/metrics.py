@@ -106,6 +106,8 @@ class _Avapd(Collector):
         switches, refused = self._refresh.switches, self._refresh.refused
         yield GaugeMetricFamily("avap_updates_frozen", "Whether the operator froze updates", int(bool(switches.frozen)))
         yield GaugeMetricFamily("avap_commands_denied", "Names that the operator denied", len(switches.denied))
+        canary = int(self._publisher.canary is not None)
+        yield GaugeMetricFamily("avap_canary", "Whether one worker serves a new generation alone now", canary)
         candidate = GaugeMetricFamily(
             "avap_candidate_refused", "Whether the table holds what was refused as implausible", labels=("reason",)
         )

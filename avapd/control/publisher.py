@@ -3,7 +3,9 @@
 Rules (architecture.md 3, reliability.md R5, R7, R13)
 - One worker gets a new generation first, the canary; the others only after its ack and, where asked for, after it has
   served it alone for a while. A canary that rejects it, dies on it, hangs with it or fails calls stops the roll-out:
-  the old generation stays everywhere else. One that does not even ack in time is passed over; the watchdog sees to it.
+  the old generation stays everywhere else. One whose heart beats but who does not ack hangs with it too; one without a
+  heartbeat is passed over, and the watchdog sees to it.
+- Where there is only one worker, a throw-away one loads a change from the table before it does.
 - The master never waits for a worker: each has at most one unacknowledged Load; what comes meanwhile is kept back,
   newest wins.
 - Generations only rise. A worker that starts gets the current one.
@@ -15,6 +17,7 @@ import asyncio
 import contextlib
 import signal
 import time
+from collections.abc import Callable
 from typing import Final
 
 from avapd.control.canary import Canary, RollOutError
@@ -25,6 +28,8 @@ from avapd.shared.channel import Ack, Load, LoadPatch, Missing, Reject
 
 # How long a worker may take to ack before it counts as silent: one that runs, and one that is still booting.
 _ACK_SECONDS: Final = 0.5
+# And how long before it counts as hung, if its heart beats: a machine may be busy.
+_HUNG_SECONDS: Final = 3.0
 _BOOT_SECONDS: Final = 10.0
 # A worker whose heartbeat is older is not waited for: it is stopped or starved, and the watchdog's business.
 _SILENT_SECONDS: Final = 0.5
@@ -39,6 +44,7 @@ class Publisher:
     def __init__(self, log: Log, soak_seconds: float = 0.0) -> None:
         self.current: Snapshot | None = None
         self.canary: Canary | None = None
+        self.spare: Callable[[], Worker | None] = lambda: None  # starts a worker that serves nobody
         self._soak_seconds = soak_seconds
         self._log = log
         self._workers: list[Worker] = []
@@ -64,7 +70,8 @@ class Publisher:
 
     def leave(self, worker: Worker) -> None:
         """A worker is gone."""
-        self._workers.remove(worker)
+        if worker in self._workers:
+            self._workers.remove(worker)
         self._answer(worker, RollOutError(worker, "the worker died on it", content=not worker.felled))
         if self.canary is not None and self.canary.worker is worker:
             self.canary.died()
@@ -106,16 +113,18 @@ class Publisher:
         if self.current is not None and worker.sent < self.generation and worker.sent == worker.generation:
             self._send(worker, self.current)
 
-    def _send(self, worker: Worker, snap: Snapshot) -> None:
+    def _send(self, worker: Worker, snap: Snapshot, *, thorough: bool = False) -> None:
         generation, base = snap.view.generation, snap.base
         worker.sent = generation
         if snap.patch_fd is None:
-            load = Load(generation=generation, size=snap.size, before=self._before, changed=self._changed)
+            load = Load(
+                generation=generation, size=snap.size, before=self._before, changed=self._changed, thorough=thorough
+            )
             worker.send(load, base.fd)
             return
         message = LoadPatch(
             generation=generation, size=snap.size, base=base.view.generation, base_size=base.size,
-            before=self._before, changed=self._changed,
+            before=self._before, changed=self._changed, thorough=thorough,
         )  # fmt: skip
         worker.send(message, base.fd, snap.patch_fd)
 
@@ -131,13 +140,15 @@ class Publisher:
     async def publish(self, snap: Snapshot, changed: list[str] | None = None, *, soak: bool = False) -> None:
         """Bring a snapshot to every worker: first to one, after its ack (and with `soak` after a while) to the rest.
 
-        `changed` are the names that differ from what is served now, for those who watch; None when they are too many.
-        Returns when all have acked, or after a few seconds without the laggards. Takes over `snap`. Raises
-        RollOutError when the roll-out was stopped: everyone serves what was served before, save the `canary` if it
-        still lives, for which it must be published again.
+        With `soak` and one worker alone, a spare one has to take it before. `changed` are the names that differ from
+        what is served now, for those who watch; None when they are too many. Returns when all have acked, or after a
+        few seconds without the laggards. Takes over `snap`. Raises RollOutError when the roll-out was stopped: everyone
+        serves what was served before, save the `canary` if it still lives, for which it must be published again.
         """
         self._before, self._changed = self.current.view.version_hash if self.current else "", changed
         try:
+            if soak and len(self._workers) == 1 and self.current is not None:
+                await self._try_spare(snap)
             first = await self._try_first(snap)
             if soak and self._soak_seconds and first is not None and self.current is not None:
                 await self._soak(first)
@@ -184,9 +195,19 @@ class Publisher:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._acked.wait(), _SILENT_SECONDS / 2)
 
+    async def _try_spare(self, snap: Snapshot) -> None:
+        """Have a worker load it that serves nobody. Raises RollOutError when it does not come through."""
+        spare = self.spare()
+        if spare is None:
+            return
+        try:
+            if not await self._offered(spare, snap):
+                raise RollOutError(spare, "a spare worker did not start in time", content=False)
+        finally:
+            spare.signal(signal.SIGKILL)
+
     async def _try_first(self, snap: Snapshot) -> Worker | None:
         """Wait for one worker's verdict on the snapshot, and return it; None when no worker answers."""
-        patience = _ACK_SECONDS + snap.total / _ACK_BYTES_PER_SECOND
         now = time.monotonic()
         for worker in sorted(
             self._workers,
@@ -194,20 +215,33 @@ class Publisher:
         ):
             if worker.sent != worker.generation or worker not in self._workers:
                 continue  # busy with an older one, or gone while another was asked
-            verdict: asyncio.Future[RollOutError | None] = asyncio.get_running_loop().create_future()
-            self._offer = (worker, verdict)
-            self._send(worker, snap)
-            try:
-                boot_left = 0.0 if worker.booted else _BOOT_SECONDS - (time.monotonic() - worker.started_at)
-                async with asyncio.timeout(patience + max(0.0, boot_left)):
-                    error = await verdict
-            except TimeoutError:
-                self._log.warn("Worker Silent", worker=worker.slot, generation=snap.view.generation)
-                continue
-            finally:
-                self._offer = None
-            if error is None:
+            if await self._offered(worker, snap):
                 return worker
+            self._log.warn("Worker Silent", worker=worker.slot, generation=snap.view.generation)
+        return None
+
+    async def _offered(self, worker: Worker, snap: Snapshot) -> bool:
+        """Send it to one worker; whether it serves it. Raises RollOutError when it refuses, dies or hangs."""
+        verdict: asyncio.Future[RollOutError | None] = asyncio.get_running_loop().create_future()
+        self._offer = (worker, verdict)
+        self._send(worker, snap, thorough=True)
+        began = time.monotonic()
+        boot_left = 0.0 if worker.booted else max(0.0, _BOOT_SECONDS - (began - worker.started_at))
+        patience = boot_left + snap.total / _ACK_BYTES_PER_SECOND
+        try:
+            await asyncio.wait({verdict}, timeout=patience + _ACK_SECONDS)
+            beats = worker.booted and worker.silent_for(time.monotonic()) <= _SILENT_SECONDS
+            if not verdict.done() and beats and self.current is not None:
+                await asyncio.wait({verdict}, timeout=_HUNG_SECONDS)
+                if not verdict.done() and worker.silent_for(time.monotonic()) <= _SILENT_SECONDS:
+                    worker.signal(signal.SIGKILL)
+                    verdict.set_result(RollOutError(worker, "the worker hangs while it loads it", content=True))
+        finally:
+            self._offer = None
+        if not verdict.done():
+            return False
+        error = verdict.result()
+        if error is not None:
             worker.sent = worker.generation
             raise error
-        return None
+        return True

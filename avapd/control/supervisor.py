@@ -78,7 +78,7 @@ class Slot:
 class Supervisor:
     """Starts, watches, replaces and stops the workers of all slots.
 
-    `describe(slot, row)` makes the Start message of a new worker, with all that may have changed since the last.
+    `describe(slot, row, spare)` makes the Start message of a new worker, with all that may have changed since the last.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Supervisor:
         *,
         board: Board,
         listeners: list[socket.socket],
-        describe: Callable[[int, int], Start],
+        describe: Callable[[int, int, bool], Start],
         environ: dict[str, str],
         audience: Audience,
         log: Log,
@@ -133,21 +133,37 @@ class Supervisor:
     # --- starting ---------------------------------------------------------------------------------------
 
     def _start(self, slot: Slot) -> Worker | None:
-        taken = {worker.row_number for worker in self.workers}
-        row = next(row for row in (2 * slot.number, 2 * slot.number + 1) if row not in taken)
         try:
             # Already so, unless the last worker's engine shut it down in its fall.
             slot.listener.listen(BACKLOG)
-            start = self._describe(slot.number, row)
-            worker = Worker(start, self._board.row(row), self._board.fd, slot.listener, self._environ)
+            worker = self._launch(slot, self._free_rows(slot)[0], spare=False)
         except OSError as error:
             self._fail(slot, f"cannot start a process: {error.strerror}")
             return None
-        self._workers[worker.pid] = worker
         slot.worker = worker
-        asyncio.get_running_loop().add_reader(worker.channel.fileno(), self._read, worker)
         self._audience.join(worker)
         self._log.debug("Worker Started", worker=slot.number, worker_pid=worker.pid)
+        return worker
+
+    def start_spare(self) -> Worker | None:
+        """A worker that serves nobody and is for its owner to end; None when the host or a replacement has no room."""
+        slot = self.slots[0]
+        rows = self._free_rows(slot)
+        try:
+            return self._launch(slot, rows[0], spare=True) if rows and not self._stopping else None
+        except OSError as error:
+            self._log.warn("No Spare Worker", error=error.strerror)
+            return None
+
+    def _free_rows(self, slot: Slot) -> list[int]:
+        taken = {worker.row_number for worker in self.workers}
+        return [row for row in (2 * slot.number, 2 * slot.number + 1) if row not in taken]
+
+    def _launch(self, slot: Slot, row: int, *, spare: bool) -> Worker:
+        start = self._describe(slot.number, row, spare)
+        worker = Worker(start, self._board.row(row), self._board.fd, slot.listener, self._environ)
+        self._workers[worker.pid] = worker
+        asyncio.get_running_loop().add_reader(worker.channel.fileno(), self._read, worker)
         return worker
 
     def _fail(self, slot: Slot, reason: str) -> None:

@@ -10,6 +10,7 @@ from typing import Final
 
 from avapd.log import Log
 
+SPARE_NICENESS: Final = 10
 ENOUGH_FILES: Final = 65_536
 _RECEIVE_BYTES: Final = 64 << 10  # the kernel takes twice as much, and fills half of it with octets
 

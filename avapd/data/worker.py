@@ -26,7 +26,7 @@ from avapd.data import process
 from avapd.data.auth import Keyring
 from avapd.data.engine import Engine, build
 from avapd.data.link import Link
-from avapd.data.service import SERVICE, Service
+from avapd.data.service import NOT_FOUND, SERVICE, Service
 from avapd.errors import Exit, SnapshotError
 from avapd.log import Log
 from avapd.shared import board as words
@@ -48,12 +48,14 @@ from avapd.shared.channel import (
 )
 from avapd.shared.patch import Content, PatchedView
 from avapd.shared.snapshot import View
+from avapd.wire.grpc import OK, RESOURCE_EXHAUSTED
 
 HEARTBEAT_SECONDS: Final = 0.1
 # Descriptors are counted every so many heartbeats.
 _COUNT_EVERY: Final = 10
 # Definitions looked up in a new snapshot before it is served.
 _LOOK_UPS: Final = 16
+_TRIED_AT_ONCE: Final = 100
 FRESHNESS: Final = "avapd.freshness"
 LIVENESS: Final = "liveness"
 
@@ -90,6 +92,10 @@ class Worker:
         self._row[words.HEARTBEAT] = time.monotonic_ns()
         self._row[words.STATE] = State.BOOTING
         self._listener: socket.socket | None = socket.socket(fileno=listener_fd)
+        if start.spare:  # it only shows what becomes of who loads
+            self._listener.close()
+            self._listener = None
+            os.nice(process.SPARE_NICENESS)
         self._keyring = Keyring(start.key_digests)
         self._service = Service(start.max_answer_bytes)
         self._engine: Engine = build(self._service, lambda: self._keyring, self._row, start, self._log)
@@ -216,6 +222,8 @@ class Worker:
             # In a thread: SHA-256 lets go of the interpreter, so calls are answered meanwhile.
             view = await asyncio.get_running_loop().run_in_executor(None, self._open, load, descriptors)
             self._check(view, load)
+            if load.thorough:
+                await self._try_all(view)
         except (SnapshotError, OSError) as error:
             reason = str(error) if isinstance(error, SnapshotError) else f"{type(error).__name__}: {error.strerror}"
             self._log.error("Snapshot Rejected", generation=load.generation, reason=reason)
@@ -261,6 +269,28 @@ class Worker:
         for key, definition in itertools.islice(view.messages(), _LOOK_UPS):
             if view.get(key) != definition:
                 raise SnapshotError("a definition is not found through the index")
+
+    async def _try_all(self, view: Content) -> None:
+        """Raise SnapshotError unless everything that is new of it is answered as it should be; calls go on meanwhile.
+
+        What the base of a patch holds was tried when it was new.
+        """
+        trial = Service(self._start.max_answer_bytes)
+        trial.swap(view)
+        for place, (key, definition) in enumerate(view.changed() if isinstance(view, PatchedView) else view.messages()):
+            try:
+                answer = trial.get_command(key)
+            except Exception as error:  # whatever it is that a definition does to us, a call would meet it
+                raise SnapshotError(f"a definition cannot be answered: {type(error).__name__}") from error
+            right = NOT_FOUND if definition is None else OK
+            if answer.code != RESOURCE_EXHAUSTED and (answer.code, answer.payload) != (right, definition or b""):
+                raise SnapshotError(f"a definition is answered with {answer.code}, {answer.message}")
+            if place % _TRIED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        answer = trial.sync_catalog(b"")
+        pieces = answer.payload if isinstance(answer.payload, tuple) else (answer.payload,)
+        if answer.code != RESOURCE_EXHAUSTED and sum(map(len, pieces)) != view.answer_size:
+            raise SnapshotError(f"the whole catalog is answered with {answer.code}, {answer.message}")
 
     async def _begin_serving(self) -> None:
         await self._engine.warm_up()

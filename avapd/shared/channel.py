@@ -31,7 +31,7 @@ class Start:
     """First message to a worker: who it is and how it serves. Descriptors: the board, the slot's listening socket.
 
     Keys travel as SHA-256 digests (hex): a worker can check a key and cannot tell one. `catalog` says that a Load
-    follows at once, so that the port is opened only when there is something to serve.
+    follows at once, so that the port is opened only when there is something to serve. A `spare` worker never opens it.
     """
 
     slot: int
@@ -44,6 +44,7 @@ class Start:
     log_level: str
     key_digests: list[str]
     catalog: bool
+    spare: bool
     orphan_seconds: float
     max_stale_seconds: float
     pre_drain_seconds: float
@@ -57,19 +58,21 @@ class Load:
     """Serve this snapshot. Descriptor: the sealed arena of `size` bytes.
 
     `changed` are the names that differ from the catalog with the hash `before`; None when they are too many to tell.
+    `thorough` asks for every definition to be tried before it is served.
     """
 
     generation: int
     size: int
     before: str = ""
     changed: list[str] | None = None
+    thorough: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class LoadPatch:
     """Serve this patch. Descriptors: its base, of `base_size` bytes and `base` its generation, and the sealed patch.
 
-    `before` and `changed` are as in Load.
+    `before`, `changed` and `thorough` are as in Load.
     """
 
     generation: int
@@ -78,6 +81,7 @@ class LoadPatch:
     base_size: int
     before: str = ""
     changed: list[str] | None = None
+    thorough: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -78,14 +78,9 @@ class Plane:
         self.board = Board(words.create(rows), rows)
         self.publisher = Publisher(log)
         source = Source("postgresql://h/db", schema="public", seconds=1, max_definition_bytes=1, max_bytes=1)
+        anything = Validator(grammar=0, interfaces=False)
         self.refresh = Refresh(
-            source,
-            self.publisher,
-            Validator(grammar=0, interfaces=False),
-            log,
-            signing_key=None,
-            seconds=60,
-            on_checked=lambda: None,
+            source, self.publisher, anything, log, signing_key=None, seconds=60, on_checked=lambda: None
         )
         self.poll = Poll(self.refresh, self.publisher, log, seconds=60)
         self.supervisor = Supervisor(
@@ -111,7 +106,7 @@ class Plane:
         return float(found)
 
 
-def _describe(slot: int, row: int) -> Start:
+def _describe(slot: int, row: int, spare: bool) -> Start:
     raise NotImplementedError
 
 

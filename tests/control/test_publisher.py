@@ -6,17 +6,22 @@ The workers here only record what they are sent; real ones are in tests/system.
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from typing import cast
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.stage import ACK, DIE, NOTHING, REJECT, Stage, files, is_open, play
+from support.stage import ACK, DIE, NOTHING, REJECT, Recorder, Stage, files, is_open, play, snapshot
 
 from avapd.control import publisher as module
+from avapd.control.canary import RollOutError
 from avapd.control.worker import Worker
 from avapd.errors import SnapshotError
+from avapd.shared.channel import Ack
+
+ACK_2 = Ack(generation=2, seconds=0.3)
 
 
 @pytest.fixture(autouse=True)
@@ -184,6 +189,79 @@ def test_a_silent_worker_is_passed_over() -> None:
         silent.answer = ACK
         silent.act(1)
         assert silent.loads == [1, 3]
+
+    play(test)
+
+
+def test_a_worker_that_lives_and_does_not_ack_hangs_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its heart beats, so no watchdog will see it: it is ended, and the snapshot is to blame."""
+    monkeypatch.setattr(module, "_HUNG_SECONDS", 0.1)
+
+    async def test(stage: Stage) -> None:
+        first, other = stage.worker(), stage.worker()
+        old = await stage.publish(1)
+        first.answer = NOTHING
+        with pytest.raises(RollOutError, match="worker 0: the worker hangs while it loads it") as caught:
+            await stage.publish(2)
+        assert caught.value.content
+        assert first.signals == [signal.SIGKILL]
+        assert other.loads == [1]
+        assert stage.publisher.current is old
+
+    play(test)
+
+
+def test_a_slow_worker_has_time_to_ack(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine an ack may come late."""
+    monkeypatch.setattr(module, "_HUNG_SECONDS", 30.0)
+
+    async def test(stage: Stage) -> None:
+        first, other = stage.worker(), stage.worker()
+        await stage.publish(1)
+        first.answer = NOTHING
+        asyncio.get_running_loop().call_later(0.3, stage.publisher.acked, cast("Worker", first), ACK_2)
+        publishing = asyncio.create_task(stage.publish(2))
+        await publishing
+        assert (first.generation, other.generation) == (2, 2)
+
+    play(test)
+
+
+# --- one worker alone -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("answer", "reason"), [(REJECT, "bad"), (DIE, "died on it"), (NOTHING, "hangs")])
+def test_with_one_worker_a_spare_one_takes_a_change_first(
+    monkeypatch: pytest.MonkeyPatch, answer: str, reason: str
+) -> None:
+    """What it does not come through, the one that serves never has; the spare one is ended either way."""
+    monkeypatch.setattr(module, "_HUNG_SECONDS", 0.1)
+
+    async def test(stage: Stage) -> None:
+        only = stage.worker()
+        await stage.publish(1)
+        spare = Recorder(0, stage, answer)
+        stage.publisher.spare = lambda: cast("Worker", spare)
+        with pytest.raises(RollOutError, match=reason):
+            await stage.publisher.publish(snapshot({"a": "bad"}, 2), soak=True)
+        assert (spare.loads, only.loads) == ([2], [1])
+        assert signal.SIGKILL in spare.signals
+        spare.answer, spare.sent, spare.generation = ACK, 0, 0
+        await stage.publisher.publish(snapshot({"a": "good"}, 3), soak=True)
+        assert stage.history[-2:] == [(0, 3), (0, 3)]
+        assert only.loads == [1, 3]
+
+    play(test)
+
+
+def test_without_room_for_a_spare_worker_it_is_done_without() -> None:
+    """As on a host that has no memory for another process."""
+
+    async def test(stage: Stage) -> None:
+        only = stage.worker()
+        await stage.publish(1)
+        await stage.publisher.publish(snapshot({"a": "good"}, 2), soak=True)
+        assert only.loads == [1, 2]
 
     play(test)
 

@@ -81,7 +81,7 @@ def test_what_is_held_already_is_not_asked_about_again(nobody: Validator) -> Non
 def test_another_version_of_what_is_held_is_asked_about(validator: Validator) -> None:
     """Mended, it is served; broken in another way, it is held since now."""
     held = {name: Held(name, CODE, "why", 7.0, b"another") for name in ("a", "b")}
-    screening = Screening(validator, {}.get, held)
+    screening = Screening(validator, dict[bytes, bytes]().get, held)
     assert codes(screening.messages(iter([definition("a", "x = 1"), definition("b", BAD)]), ())) == {"a": "x = 1"}
     assert screening.found["b"].since > 7.0
     assert list(screening.found) == ["b"]
@@ -140,7 +140,7 @@ def test_after_its_time_a_start_serves_what_is_new_unchecked(nobody: Validator) 
 
 def test_a_start_in_time_leaves_nothing_unchecked(validator: Validator) -> None:
     """What it has checked is what it serves."""
-    screening = Screening(validator, {}.get, {}, seconds=60.0)
+    screening = Screening(validator, dict[bytes, bytes]().get, {}, seconds=60.0)
     assert codes(screening.messages(iter([definition("a"), definition("b", BAD)]), ())) == {"a": "x = 1"}
     assert not screening.unchecked
     assert not screening.put_off

@@ -28,6 +28,7 @@ from avapd.shared.channel import (
     Keys,
     Load,
     Message,
+    Missing,
     Reject,
     Release,
     Start,
@@ -35,12 +36,12 @@ from avapd.shared.channel import (
 
 START = Start(
     slot=1, row=2, rows=8, slots=4, cpu=3, engine="grpcio", environment="test", log_level="INFO",
-    key_digests=["ab" * 32], catalog=True, orphan_seconds=15.0, max_stale_seconds=0.0, pre_drain_seconds=0.5,
-    drain_seconds=30.0, max_answer_bytes=1, limits={"streams": 100, "age_seconds": 0.5},
+    key_digests=["ab" * 32], catalog=True, spare=False, orphan_seconds=15.0, max_stale_seconds=0.0,
+    pre_drain_seconds=0.5, drain_seconds=30.0, max_answer_bytes=1, limits={"streams": 100, "age_seconds": 0.5},
 )  # fmt: skip
 LOAD = Load(generation=7, size=1 << 40)
 MESSAGES: list[Message] = [
-    START, LOAD, Keys(key_digests=[]), Keys(key_digests=["a", "b"]),
+    START, LOAD, Missing(reasons={"ñ": "why"}), Keys(key_digests=[]), Keys(key_digests=["a", "b"]),
     Adopt(slot=2), Release(slot=2), Drain(at_once=True),
     Drain(at_once=False), Booted(), Ack(generation=1, seconds=0.25), Reject(generation=2, reason="ñ\n\x00 日本語"),
 ]  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -39,12 +40,16 @@ class Recorder:
         self.sent = 0
         self.quiet = 0.0
         self.loads: list[int] = []
+        self.signals: list[signal.Signals] = []
         self.missing: dict[str, str] = {}
         self.answer = answer
         self._stage = stage
 
     def silent_for(self, _now: float) -> float:
         return self.quiet
+
+    def signal(self, number: signal.Signals) -> None:
+        self.signals.append(number)
 
     def starved_for(self) -> float:
         return self.starved

@@ -8,6 +8,7 @@ import os
 import select
 import signal
 import socket
+import struct
 from collections.abc import Iterator
 
 import psutil
@@ -43,22 +44,22 @@ def arena(generation: int, names: list[str], *, seal: bool = True) -> tuple[int,
 class Rig:
     """A worker with the test in the master's place."""
 
-    def __init__(self, *, catalog: bool) -> None:
+    def __init__(self, *, catalog: bool, spare: bool = False) -> None:
         self.port = free_port()
         self.listeners = open_listeners("127.0.0.1", self.port, 1)
         self.board = Board(board.create(4), 4)
         start = Start(
             slot=0, row=0, rows=4, slots=2, cpu=0, engine="wire", environment="test", log_level="ERROR",
-            key_digests=[hashlib.sha256(KEY.encode()).hexdigest()], catalog=catalog, orphan_seconds=0.2,
+            key_digests=[hashlib.sha256(KEY.encode()).hexdigest()], catalog=catalog, spare=spare, orphan_seconds=0.2,
             max_stale_seconds=0.0, pre_drain_seconds=0.0, drain_seconds=2.0, max_answer_bytes=1 << 20,
             limits=dataclasses.asdict(Limits()),
         )  # fmt: skip
         self.worker = Worker(start, self.board.row(0), self.board.fd, self.listeners[0], environment(os.environ, 4))
         self._heard: list[Message] = []
 
-    def load(self, generation: int, fd: int, size: int) -> Ack | Reject:
+    def load(self, generation: int, fd: int, size: int, *, thorough: bool = False) -> Ack | Reject:
         """Send a Load and wait for the verdict."""
-        self.worker.send(Load(generation=generation, size=size), fd)
+        self.worker.send(Load(generation=generation, size=size, thorough=thorough), fd)
         os.close(fd)
         verdict = self.hear((Ack, Reject))
         assert isinstance(verdict, Ack | Reject)
@@ -151,6 +152,53 @@ def test_a_snapshot_that_is_not_right_is_rejected_and_the_old_one_served(rig: Ri
         assert calls.command("b").code == b"5"
         assert calls.health() == "SERVING"
     assert isinstance(rig.load(9, *arena(9, ["a"])), Ack), "it takes the next good one"
+
+
+def misplaced(fd: int, size: int, name: str) -> tuple[int, int]:
+    """The same arena, sealed and with right checksums, but a name is not found through its index."""
+    octets = bytearray(os.pread(fd, size, 0))
+    os.close(fd)
+    header = snapshot.Header(*snapshot.HEADER.unpack_from(octets))
+    mask = header.slots - 1
+    slot = snapshot.hash_of(snapshot.key_of(name)) & mask
+    while octets[snapshot.HEADER_SIZE + slot * 16 + 12 :][:4] != struct.pack(
+        "<I", snapshot.hash_of(snapshot.key_of(name)) >> 32
+    ):
+        slot = (slot + 1) & mask
+    octets[snapshot.HEADER_SIZE + slot * 16 + 12] ^= 1
+    index = octets[snapshot.HEADER_SIZE : header.records_offset]
+    tail = bytes(octets[header.records_offset + header.records_size :])
+    octets[: snapshot.HEADER.size] = snapshot.HEADER.pack(
+        *header._replace(checksum=snapshot._checksum(header, index, tail))
+    )
+    made = memory.create("avapd-snapshot")
+    memory.write_at(made, octets, 0)
+    memory.seal(made)
+    return made, size
+
+
+def test_who_goes_first_tries_every_definition(rig: Rig) -> None:
+    """One that is not answered as it lies there is a reason to refuse, wherever it stands; calls go on meanwhile."""
+    names = [f"command{number:04}" for number in range(3000)]
+    with Calls(f"127.0.0.1:{rig.port}", KEY) as calls:
+        verdict = rig.load(6, *misplaced(*arena(6, names), "command2900"), thorough=True)
+        assert isinstance(verdict, Reject)
+        assert verdict.reason == "a definition is answered with 5, Command 'command2900' not found"
+        assert calls.command("b").code == b"5"
+        assert isinstance(rig.load(7, *arena(7, names), thorough=True), Ack)
+        assert calls.command("command2900").code == b"7"
+
+
+def test_a_spare_worker_loads_and_serves_nobody() -> None:
+    """It acks like any other, and never accepts a connection."""
+    spare = Rig(catalog=False, spare=True)
+    try:
+        spare.hear((Booted,))
+        assert isinstance(spare.load(1, *arena(1, ["a"]), thorough=True), Ack)
+        with Calls(f"127.0.0.1:{spare.port}", KEY) as calls:
+            assert calls.get("a", timeout=0.5).code == 4
+    finally:
+        spare.close()
 
 
 def test_of_several_waiting_snapshots_only_the_newest_is_taken(rig: Rig) -> None:
