@@ -30,12 +30,14 @@ from avapd.data.service import SERVICE, Service
 from avapd.errors import Exit, SnapshotError
 from avapd.log import Log
 from avapd.shared import board as words
+from avapd.shared import memory
 from avapd.shared.board import Board, State
 from avapd.shared.channel import (
     Ack,
     Adopt,
     Booted,
     Channel,
+    Compressed,
     Drain,
     Keys,
     Load,
@@ -44,6 +46,7 @@ from avapd.shared.channel import (
     Reject,
     Release,
     Start,
+    Want,
 )
 from avapd.shared.patch import Content, PatchedView
 from avapd.shared.snapshot import View
@@ -70,6 +73,10 @@ def _base(view: Content) -> View:
     return view.base if isinstance(view, PatchedView) else view
 
 
+def _reason(error: SnapshotError | OSError) -> str:
+    return str(error) if isinstance(error, SnapshotError) else f"{type(error).__name__}: {error.strerror}"
+
+
 def _close(descriptors: list[int]) -> None:
     for fd in descriptors:
         os.close(fd)
@@ -90,9 +97,10 @@ class Worker:
         self._row[words.STATE] = State.BOOTING
         self._listener: socket.socket | None = socket.socket(fileno=listener_fd)
         self._keyring = Keyring(start.key_digests)
-        self._service = Service(start.max_answer_bytes)
+        self._service = Service(start.max_answer_bytes, lambda generation: self._link.send(Want(generation=generation)))
         self._engine: Engine = build(self._service, lambda: self._keyring, self._row, start, self._log)
         self._link = Link(channel, self.handle, self._orphaned)
+        self._taking: asyncio.Task[None] | None = None
         self._wanted: tuple[Load | LoadPatch, list[int]] | None = None
         self._arrived = asyncio.Event()
         self._stop = asyncio.Event()
@@ -176,6 +184,8 @@ class Worker:
                     _close(self._wanted[1])
                 self._wanted = (message, descriptors)
                 self._arrived.set()
+            case Compressed():
+                self._taking = asyncio.create_task(self._take_compressed(message, descriptors[0]))
             case Adopt(slot=slot):
                 self._engine.open(slot, socket.socket(fileno=descriptors[0]))
             case Release(slot=slot):
@@ -213,7 +223,7 @@ class Worker:
             view = await asyncio.get_running_loop().run_in_executor(None, self._open, load, descriptors)
             self._check(view, load)
         except (SnapshotError, OSError) as error:
-            reason = str(error) if isinstance(error, SnapshotError) else f"{type(error).__name__}: {error.strerror}"
+            reason = _reason(error)
             self._log.error("Snapshot Rejected", generation=load.generation, reason=reason)
             self._link.send(Reject(generation=load.generation, reason=reason, host=isinstance(error, OSError)))
             return
@@ -257,6 +267,20 @@ class Worker:
         for key, definition in itertools.islice(view.messages(), _LOOK_UPS):
             if view.get(key) != definition:
                 raise SnapshotError("a definition is not found through the index")
+
+    async def _take_compressed(self, message: Compressed, fd: int) -> None:
+        """Map and verify what the master compressed, and send it from now on; or go on without and say why."""
+        loop = asyncio.get_running_loop()
+        try:
+            arena = await loop.run_in_executor(None, memory.map_checked, fd, message.size, message.checksum)
+        except (SnapshotError, OSError) as error:
+            self._log.error("Compressed Catalog Rejected", generation=message.generation, reason=_reason(error))
+            return
+        finally:
+            os.close(fd)
+        # Never closed by hand: it is unmapped when the service has let go of it and the last answer is sent.
+        if self._service.take_compressed(message.generation, memoryview(arena)):
+            self._engine.compressed()
 
     async def _begin_serving(self) -> None:
         await self._engine.warm_up()
