@@ -121,7 +121,7 @@ class Compressor:
             copy.end()
         if copy is self._copy and copy.message is not None:
             seconds, size = round(time.monotonic() - began, 3), copy.message.size
-            self._log.debug("Catalog Compressed", generation=copy.generation, bytes=size, seconds=seconds)
+            self._log.info("Catalog Compressed", generation=copy.generation, bytes=size, seconds=seconds)
             self._send(copy, workers)
 
     @staticmethod
