@@ -111,7 +111,7 @@ def _catalog(config: Config, rows: Rows, workers: int, validator: Validator) -> 
     if catalog.duplicates:
         shown = ", ".join(repr(name) for name in catalog.duplicates[:5])
         findings.append(Finding("rows", WARN, f"names that stand twice, the highest id is served: {shown}"))
-    return [*findings, *_faulty(screening.found, len(catalog)), _memory(size, workers)]
+    return [*findings, *_faulty(screening.found, len(catalog)), _memory(size, workers, config.max_answer_bytes)]
 
 
 def _faulty(found: Mapping[str, Held], count: int) -> list[Finding]:
@@ -122,13 +122,17 @@ def _faulty(found: Mapping[str, Held], count: int) -> list[Finding]:
     return [Finding("rows", FAIL if len(found) >= count else WARN, text)]
 
 
-def needed_memory(catalog: int, workers: int) -> int:
-    """Bytes that a catalog of this size needs, at the peak of a refresh: master, workers, old and new snapshot."""
-    return int(MASTER_BYTES + workers * WORKER_BYTES + PEAK_FACTOR * catalog + 2 * catalog)
+def needed_memory(catalog: int, workers: int, max_answer: int) -> int:
+    """Bytes that a catalog of this size needs, at the peak of a refresh: master, workers, old and new snapshot.
+
+    The old one may be there in gzip too, which is never larger, if `max_answer` lets it out as one answer at all.
+    """
+    compressed = catalog if catalog <= max_answer else 0
+    return int(MASTER_BYTES + workers * WORKER_BYTES + PEAK_FACTOR * catalog + 2 * catalog + compressed)
 
 
-def _memory(size: int, workers: int) -> Finding:
-    needed = needed_memory(size, workers)
+def _memory(size: int, workers: int, max_answer: int) -> Finding:
+    needed = needed_memory(size, workers, max_answer)
     limit = host.memory_limit()
     allowed, name = (limit, "the cgroup limit") if limit is not None else (host.memory_total(), "the host's memory")
     found = f"{_mib(needed)} needed at the peak for {workers} workers, {name} is {_mib(allowed)}"

@@ -288,6 +288,7 @@ class Master:
             elif heard.result() in {signal.SIGTERM, signal.SIGINT}:
                 self._supervisor.kill_all()
         await stopping
+        self._publisher.stop()
         await self._operator.stop()
         await self._admin.stop()
         if self._store is not None:

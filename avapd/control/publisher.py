@@ -21,10 +21,11 @@ from collections.abc import Callable
 from typing import Final
 
 from avapd.control.canary import Canary, RollOutError
+from avapd.control.compressor import Compressor
 from avapd.control.packer import Snapshot
 from avapd.control.worker import Worker
 from avapd.log import Log
-from avapd.shared.channel import Ack, Load, LoadPatch, Missing, Reject
+from avapd.shared.channel import Ack, Load, LoadPatch, Missing, Reject, Want
 
 # How long a worker may take to ack before it counts as silent: one that runs, and one that is still booting.
 _ACK_SECONDS: Final = 0.5
@@ -47,6 +48,7 @@ class Publisher:
         self.spare: Callable[[], Worker | None] = lambda: None  # starts a worker that serves nobody
         self._soak_seconds = soak_seconds
         self._log = log
+        self._compressor = Compressor(log)
         self._workers: list[Worker] = []
         self._offer: tuple[Worker, asyncio.Future[RollOutError | None]] | None = None
         self._acked = asyncio.Event()
@@ -92,6 +94,12 @@ class Publisher:
         worker.sent = worker.generation
         self._answer(worker, RollOutError(worker, reject.reason, content=not reject.host))
         self._acked.set()
+
+    def wanted(self, worker: Worker, want: Want) -> None:
+        """A worker would send a generation compressed; a canary has to wait until everyone serves its own."""
+        worker.wants = want.generation
+        if self.current is not None:
+            self._compressor.serve(self.current.view, self._workers)
 
     def _answer(self, worker: Worker, error: RollOutError | None) -> None:
         if self._offer is not None and self._offer[0] is worker and not self._offer[1].done():
@@ -159,6 +167,7 @@ class Publisher:
         self.canary = None
         before, self.current = self.current, snap
         self.bring_up_to_date()
+        self._compressor.serve(snap.view, self._workers)
         if before is not None:
             before.close()
         await self._wait_for_acks()
@@ -177,6 +186,10 @@ class Publisher:
             return False
         self.canary.withdraw()
         return True
+
+    def stop(self) -> None:
+        """Work on nothing any more."""
+        self._compressor.stop()
 
     def end_canary(self) -> None:
         """End a canary that could not be brought back: its successor gets what all others serve."""

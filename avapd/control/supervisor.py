@@ -30,7 +30,7 @@ from avapd.control.worker import Worker
 from avapd.errors import ChannelError, CrashLoopError
 from avapd.log import Log
 from avapd.shared.board import Board, State
-from avapd.shared.channel import Ack, Adopt, Booted, Drain, Keys, Message, Reject, Release, Start
+from avapd.shared.channel import Ack, Adopt, Booted, Drain, Keys, Message, Reject, Release, Start, Want
 
 TICK_SECONDS: Final = 0.1
 BOOT_SECONDS: Final = 10.0
@@ -60,6 +60,9 @@ class Audience(Protocol):
 
     def rejected(self, worker: Worker, reject: Reject) -> None:
         """A worker refused a generation."""
+
+    def wanted(self, worker: Worker, want: Want) -> None:
+        """A worker would send a generation compressed."""
 
 
 class Slot:
@@ -205,6 +208,8 @@ class Supervisor:
                 self._audience.acked(worker, message)
             case Reject():
                 self._audience.rejected(worker, message)
+            case Want():
+                self._audience.wanted(worker, message)
             case _:
                 self._log.error("Unexpected Message", worker=worker.slot, message=type(message).__name__)
         self._changed.set()

@@ -40,7 +40,8 @@ def _waited_for_cpu(pid: int) -> float:
 class Worker:
     """A process that holds a slot, from its start by exec to its burial.
 
-    `sent` is the newest generation it was given, `generation` the newest it acked. `ready` tells that it has booted
+    `sent` is the newest generation it was given, `generation` the newest it acked, `wants` the one that it would send
+    compressed, until it can. `ready` tells that it has booted
     and, when there was something to load, loaded it: whatever it dies of later, it could start.
     """
 
@@ -50,6 +51,7 @@ class Worker:
         self.row_number = start.row
         self.generation = 0
         self.sent = 0
+        self.wants = 0
         self.ready = False
         self.booted = False
         self.aborted_at: float | None = None

@@ -37,6 +37,9 @@ class Engine(Protocol):
     def swapped(self) -> None:
         """The service has another catalog."""
 
+    def compressed(self) -> None:
+        """The service has its catalog compressed as well."""
+
     def keys_changed(self) -> None:
         """The key ring is another one."""
 

@@ -2,6 +2,9 @@
 
 Health is grpcio-health-checking's servicer with `List` added and Watch streams that end when the worker drains (else
 each of them would hold the drain up to its last second). Reflection exists in development only.
+
+SyncCatalog goes out as identity here, whatever the client takes: grpcio cannot send a message that is compressed
+already. It only compresses anew for each call, on the event loop, where a large catalog would hold up every other call.
 """
 
 from __future__ import annotations
@@ -313,6 +316,9 @@ class GrpcioEngine:
     def swapped(self) -> None:
         """The service has another catalog."""
         self._calls.swapped()
+
+    def compressed(self) -> None:
+        """Nothing compressed is sent, so none was asked for."""
 
     def keys_changed(self) -> None:
         """The key ring is asked for with every call; nothing of it was remembered."""

@@ -14,7 +14,7 @@ from avapd.data.feed import Feed
 from avapd.data.request import check_empty, name_in
 from avapd.shared.patch import Content
 from avapd.shared.snapshot import key_of
-from avapd.wire.grpc import INTERNAL, OK, RESOURCE_EXHAUSTED, UNAVAILABLE, UNIMPLEMENTED, Answer
+from avapd.wire.grpc import INTERNAL, OK, RESOURCE_EXHAUSTED, UNAVAILABLE, UNIMPLEMENTED, Answer, Body
 
 SERVICE: Final = "avap.DefinitionEngine"
 # A name this long stands in the answer as it is; trailers must stay small, clients refuse more than 8 KiB.
@@ -43,11 +43,15 @@ class Service:
     """The catalog a worker serves. `max_answer_bytes` bounds a unary answer.
 
     `missing` tells why a name is not found, where that is known: it stands in the answer.
+    `want(generation)` is called once in a generation, when first a client would take SyncCatalog's answer compressed.
     """
 
-    def __init__(self, max_answer_bytes: int) -> None:
+    def __init__(self, max_answer_bytes: int, want: Callable[[int], None] = lambda _generation: None) -> None:
         self.view: Content | None = None
         self.missing: dict[str, str] = {}
+        self._compressed: Body | None = None
+        self._want = want
+        self._wanted = 0  # the last generation that was
         self.feed = Feed()
         self._max_answer_bytes = max_answer_bytes
         self.methods: Final[dict[str, Callable[[bytes], Answer]]] = {
@@ -61,6 +65,7 @@ class Service:
         `changed` are the names that differ from the catalog with the hash `base`; see feed.py.
         """
         before, self.view = self.view, view
+        self._compressed = None
         self.feed.advance(view, base, changed)
         return before
 
@@ -97,7 +102,21 @@ class Service:
             return _BAD_EMPTY
         if view.answer_size > self._max_answer_bytes:
             return self._too_large(view.answer_size)
-        return Answer(OK, "", view.answer())
+        return Answer(OK, "", view.answer(), self._in_gzip)
+
+    def _in_gzip(self) -> Body | None:
+        """The answer of SyncCatalog as gzip, if it is there yet."""
+        if self.view is not None and self._wanted != self.view.generation:
+            self._wanted = self.view.generation
+            self._want(self._wanted)
+        return self._compressed
+
+    def take_compressed(self, generation: int, answer: Body) -> bool:
+        """Keep the answer of SyncCatalog as gzip until the next swap; False when it is not of what is served."""
+        if self.view is None or self.view.generation != generation:
+            return False
+        self._compressed = answer
+        return True
 
     def _too_large(self, size: int) -> Answer:
         return Answer(

@@ -146,6 +146,10 @@ class WireEngine:
         self._routes.forget_answers()
         self._watches.swapped()
 
+    def compressed(self) -> None:
+        """The service has its catalog compressed as well: a plain answer to who takes gzip is remembered no longer."""
+        self._routes.forget_answers()
+
     def keys_changed(self) -> None:
         """The key ring is another one: nobody is let in by what was remembered."""
         self._routes.forget()

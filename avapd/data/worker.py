@@ -30,12 +30,14 @@ from avapd.data.service import NOT_FOUND, SERVICE, Service
 from avapd.errors import Exit, SnapshotError
 from avapd.log import Log
 from avapd.shared import board as words
+from avapd.shared import memory
 from avapd.shared.board import Board, State
 from avapd.shared.channel import (
     Ack,
     Adopt,
     Booted,
     Channel,
+    Compressed,
     Drain,
     Keys,
     Load,
@@ -45,6 +47,7 @@ from avapd.shared.channel import (
     Reject,
     Release,
     Start,
+    Want,
 )
 from avapd.shared.patch import Content, PatchedView
 from avapd.shared.snapshot import View
@@ -73,6 +76,10 @@ def _base(view: Content) -> View:
     return view.base if isinstance(view, PatchedView) else view
 
 
+def _reason(error: SnapshotError | OSError) -> str:
+    return str(error) if isinstance(error, SnapshotError) else f"{type(error).__name__}: {error.strerror}"
+
+
 def _close(descriptors: list[int]) -> None:
     for fd in descriptors:
         os.close(fd)
@@ -97,9 +104,10 @@ class Worker:
             self._listener = None
             os.nice(process.SPARE_NICENESS)
         self._keyring = Keyring(start.key_digests)
-        self._service = Service(start.max_answer_bytes)
+        self._service = Service(start.max_answer_bytes, lambda generation: self._link.send(Want(generation=generation)))
         self._engine: Engine = build(self._service, lambda: self._keyring, self._row, start, self._log)
         self._link = Link(channel, self.handle, self._orphaned)
+        self._taking: asyncio.Task[None] | None = None
         self._wanted: tuple[Load | LoadPatch, list[int]] | None = None
         self._arrived = asyncio.Event()
         self._stop = asyncio.Event()
@@ -183,6 +191,8 @@ class Worker:
                     _close(self._wanted[1])
                 self._wanted = (message, descriptors)
                 self._arrived.set()
+            case Compressed():
+                self._taking = asyncio.create_task(self._take_compressed(message, descriptors[0]))
             case Adopt(slot=slot):
                 self._engine.open(slot, socket.socket(fileno=descriptors[0]))
             case Release(slot=slot):
@@ -225,7 +235,7 @@ class Worker:
             if load.thorough:
                 await self._try_all(view)
         except (SnapshotError, OSError) as error:
-            reason = str(error) if isinstance(error, SnapshotError) else f"{type(error).__name__}: {error.strerror}"
+            reason = _reason(error)
             self._log.error("Snapshot Rejected", generation=load.generation, reason=reason)
             self._link.send(Reject(generation=load.generation, reason=reason, host=isinstance(error, OSError)))
             return
@@ -291,6 +301,20 @@ class Worker:
         pieces = answer.payload if isinstance(answer.payload, tuple) else (answer.payload,)
         if answer.code != RESOURCE_EXHAUSTED and sum(map(len, pieces)) != view.answer_size:
             raise SnapshotError(f"the whole catalog is answered with {answer.code}, {answer.message}")
+
+    async def _take_compressed(self, message: Compressed, fd: int) -> None:
+        """Map and verify what the master compressed, and send it from now on; or go on without and say why."""
+        loop = asyncio.get_running_loop()
+        try:
+            arena = await loop.run_in_executor(None, memory.map_checked, fd, message.size, message.checksum)
+        except (SnapshotError, OSError) as error:
+            self._log.error("Compressed Catalog Rejected", generation=message.generation, reason=_reason(error))
+            return
+        finally:
+            os.close(fd)
+        # Never closed by hand: it is unmapped when the service has let go of it and the last answer is sent.
+        if self._service.take_compressed(message.generation, memoryview(arena)):
+            self._engine.compressed()
 
     async def _begin_serving(self) -> None:
         await self._engine.warm_up()

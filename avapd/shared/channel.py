@@ -92,6 +92,18 @@ class Missing:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Compressed:
+    """The answer of SyncCatalog of this generation, as gzip. Descriptor: sealed memory of `size` bytes.
+
+    `checksum` is the SHA-256 (hex) of them.
+    """
+
+    generation: int
+    size: int
+    checksum: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Keys:
     """Accept these keys and no others, from now on."""
 
@@ -144,10 +156,19 @@ class Reject:
     host: bool = False
 
 
-Message = Start | Load | LoadPatch | Missing | Keys | Adopt | Release | Drain | Booted | Ack | Reject
-_KINDS: Final = (Start, Load, LoadPatch, Missing, Keys, Adopt, Release, Drain, Booted, Ack, Reject)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Want:
+    """From a worker: a client would take the answer of SyncCatalog of this generation compressed. Said once."""
+
+    generation: int
+
+
+Message = (
+    Start | Load | LoadPatch | Missing | Compressed | Keys | Adopt | Release | Drain | Booted | Ack | Reject | Want
+)
+_KINDS: Final = (Start, Load, LoadPatch, Missing, Compressed, Keys, Adopt, Release, Drain, Booted, Ack, Reject, Want)
 _MESSAGES: Final = {kind.__name__: kind for kind in _KINDS}
-DESCRIPTORS: Final = {"Start": 2, "Load": 1, "LoadPatch": 2, "Adopt": 1}
+DESCRIPTORS: Final = {"Start": 2, "Load": 1, "LoadPatch": 2, "Compressed": 1, "Adopt": 1}
 
 
 def encode(message: Message) -> bytes:

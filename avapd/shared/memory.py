@@ -11,6 +11,7 @@ Where memfd is missing (macOS), an unlinked temporary file takes its place, with
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import mmap
 import os
 import tempfile
@@ -73,6 +74,15 @@ def map_sealed(fd: int, size: int) -> mmap.mmap:
     if real != size or size == 0:
         raise SnapshotError(f"the arena is {real} bytes long, {size} were announced")
     return mmap.mmap(fd, size, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
+
+
+def map_checked(fd: int, size: int, checksum: str) -> mmap.mmap:
+    """Map an arena whose SHA-256 (hex) is this one. Raises as `map_sealed` does, SnapshotError also for another."""
+    arena = map_sealed(fd, size)
+    if hashlib.sha256(arena).hexdigest() != checksum:
+        arena.close()
+        raise SnapshotError("checksum does not match")
+    return arena
 
 
 def map_shared(fd: int, size: int) -> mmap.mmap:

@@ -47,14 +47,14 @@ Body = bytes | memoryview
 class Answer(NamedTuple):
     """What a unary method says: a gRPC status code with its message, and the serialized response when the code is OK.
 
-    The response may come in pieces, which then go out as they lie. `compressed` is the response as gzip, when the
-    application keeps it; it is sent to clients that accept it.
+    The response may come in pieces, which then go out as they lie. `compressed` is asked for the same response as gzip,
+    only when the client takes it; without one yet (None) the response goes out as it is.
     """
 
     code: int
     message: str = ""
     payload: Body | tuple[Body, ...] = b""
-    compressed: Body | None = None
+    compressed: Callable[[], Body | None] | None = None
 
     def whole(self) -> bytes:
         """The response in one piece."""
@@ -195,8 +195,9 @@ def response(answer: Answer, outcome: int, *, gzip: bool = False) -> Response:
     """The frames of a unary answer; `gzip` when the client takes it."""
     if answer.code != OK:
         return trailers_only(answer.code, answer.message, outcome)
-    if gzip and answer.compressed is not None:
-        return Response(outcome, _HEAD_GZIP, (prefix(answer.compressed, 1), answer.compressed), _OK_TRAILERS)
+    compressed = answer.compressed() if gzip and answer.compressed is not None else None
+    if compressed is not None:
+        return Response(outcome, _HEAD_GZIP, (prefix(compressed, 1), compressed), _OK_TRAILERS)
     payload = answer.payload
     if isinstance(payload, tuple):
         return Response(outcome, HEAD, (prefix_of(sum(map(len, payload))), *payload), _OK_TRAILERS)

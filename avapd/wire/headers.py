@@ -235,7 +235,7 @@ class Routes:
         if pseudo[b":method"] != b"POST":
             return self._early(head, grpc.INTERNAL, "Method is not POST", b"405")
         head.encoding = _last(regular, b"grpc-encoding")
-        head.gzip = b"gzip" in _last(regular, b"grpc-accept-encoding").replace(b" ", b"").split(b",")
+        head.gzip = b"gzip" in _listed(regular, b"grpc-accept-encoding")
         names = self.application.names
         # The fields as they came, not those of the key: `names` may be asked for twice.
         route = self.application.route(path, tuple(field for field in block.fields if field[0] in names))
@@ -276,6 +276,11 @@ def _sorted(fields: tuple[Field, ...]) -> tuple[dict[bytes, bytes], list[Field]]
 
 def _last(fields: list[Field], name: bytes) -> bytes:
     return next((value for found, value in reversed(fields) if found == name), b"")
+
+
+def _listed(fields: list[Field], name: bytes) -> set[bytes]:
+    """The members of a list, which may stand in one field or in several (RFC 9110 section 5.6.1)."""
+    return {member.strip(b" \t") for found, value in fields if found == name for member in value.split(b",")}
 
 
 def _content_length(fields: list[Field]) -> int:

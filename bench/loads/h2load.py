@@ -34,8 +34,12 @@ def h2load(target: Target, load: Load, seconds: float) -> Done:
     data = _numbers(r"\((\d+)\) data", text)
     # It ends in the midst of answers, and counts the bytes of those less exactly than the calls.
     whole = int(done) - load.connections * load.streams
-    if int(data[0]) < 0.95 * whole * target.answer_bytes:
-        raise BenchError(f"{data[0]} bytes came for {done} calls, each answer has {target.answer_bytes}")
+    size = target.sent_bytes or target.answer_bytes
+    if int(data[0]) < 0.95 * whole * size:
+        raise BenchError(f"{data[0]} bytes came for {done} calls, each answer has {size}")
+    begun = int(done) + load.connections * load.streams
+    if target.sent_bytes and int(data[0]) > begun * (target.sent_bytes + target.answer_bytes) / 2:
+        raise BenchError(f"{data[0]} bytes came for {done} calls, in gzip each answer has {size}")
     mean = _numbers(r"time for request: +\S+ +\S+ +([\d.]+)(us|ms|s) ", text)
     lost = int(failed) + int(errored) + int(timed_out)
     return Done(int(done), lost, _seconds(*finished), _seconds(*mean), shown(command))

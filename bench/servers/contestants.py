@@ -41,6 +41,7 @@ ALL: Final = (*SERVING, NGHTTPD, CONSTANT_AIO)
 class Target(NamedTuple):
     """A server that runs: where to call it, with what, and how the answer ends (a gRPC status) and how long it is.
 
+    `sent_bytes` is how long it is on the way, in gzip, for a client that says in `headers` that it takes it so.
     `answering` are the processes that answer, `pids` are all of the server. `avapd` is the server where it is ours.
     """
 
@@ -51,6 +52,7 @@ class Target(NamedTuple):
     answering: tuple[int, ...]
     answer_bytes: int
     status: int = 0
+    sent_bytes: int = 0
     pids: tuple[int, ...] = ()
     avapd: Avapd | None = None
 

@@ -26,11 +26,13 @@ class Direction:
 
     def __init__(self, preface: bytes) -> None:
         self.frames: list[Frame] = []
+        self.octets = 0
         self._skip = len(preface)
         self._rest = b""
 
     def feed(self, data: bytes) -> None:
         """Take in what passes, however it is cut."""
+        self.octets += len(data)
         data, at = self._rest + data, self._skip
         while at + 9 <= len(data) and (end := at + 9 + int.from_bytes(data[at : at + 3], "big")) <= len(data):
             kind, flags = data[at + 3], data[at + 4]
@@ -64,6 +66,10 @@ class Tap:
     def answered(self, kind: int) -> list[Frame]:
         """The frames of this kind that the server sent, on every connection."""
         return [frame for _, received in self.connections for frame in received.of(kind)]
+
+    def octets(self) -> int:
+        """How many octets the server has sent, on every connection."""
+        return sum(received.octets for _, received in self.connections)
 
     def _accept(self) -> None:
         while True:

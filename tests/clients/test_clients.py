@@ -56,6 +56,9 @@ CLIENTS: dict[str, Callable[[], list[str]]] = {
 # all that is in flight (EventsProcessor.process_connection_terminated); tonic cancels what it has not sent yet.
 LOSES = {"grpclib": UNAVAILABLE, "tonic": CANCELLED}
 
+# Who says so without being told to.
+TAKES_GZIP = {"grpcio", "grpcio-aio", "grpc-js"}
+
 
 @pytest.fixture(scope="module", params=ENGINES)
 def engine(request: pytest.FixtureRequest) -> str:
@@ -152,6 +155,24 @@ def test_large_answers_arrive_whole_among_small_ones(server: Server, command: li
         assert [found(outcome) for outcome in small] == [name_of(number) for number in range(200)]
         for call in large:
             check_catalog(call.outcome(), server)
+
+
+def test_a_catalog_comes_in_gzip_to_who_takes_it(server: Server, command: list[str], client: str, engine: str) -> None:
+    """In two thirds of its octets, once a client has asked for it so; to all others as it is, as ever."""
+    with server.calls() as calls, Tap(server.port) as tap, started(command, tap.port) as program:
+        check_catalog(calls.sync(), server)
+        if engine == "wire":
+            wait_until(lambda: server.events("Catalog Compressed"), 60)
+
+        def octets() -> int:
+            before = tap.octets()
+            check_catalog(program.begin(SYNC).outcome(), server)
+            return tap.octets() - before
+
+        if engine == "wire" and client in TAKES_GZIP:
+            wait_until(lambda: octets() < (16 << 20) * 2 / 3, 60)
+        else:
+            assert octets() > 16 << 20
 
 
 def test_a_stream_tells_at_once_and_stays_open(program: Program) -> None:

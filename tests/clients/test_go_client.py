@@ -124,6 +124,16 @@ def test_a_large_catalog_arrives_whole(client: Path, server: Server) -> None:
     assert [(list(line["codes"]), line["dials"], line["goaways"]) for line in beside] == [(["OK"], 1, [])] * 2
 
 
+def test_a_catalog_comes_in_gzip_to_who_registers_it(client: Path, server: Server) -> None:
+    """Every answer is the same catalog; in half its octets or fewer once it is compressed, on our own engine."""
+    lines = lines_of(start(client, server, "compressed", seconds=20 if server.env["AVAPD_ENGINE"] == "wire" else 0))
+    with server.calls() as calls:
+        payload = calls.sync().payload
+    expected = ("OK", len(payload), hashlib.sha256(payload).hexdigest())
+    assert {(line["code"], line["bytes"], line["hash"]) for line in lines} == {expected}
+    assert (lines[-1]["octets"] < len(payload) / 2) == (server.env["AVAPD_ENGINE"] == "wire")
+
+
 def test_large_answers_go_side_by_side(client: Path, server: Server) -> None:
     """20 calls at once on one connection get 1 MiB each, whatever the windows."""
     lines = run(client, server, "crowd", count=40)

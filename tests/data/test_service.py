@@ -14,7 +14,7 @@ from avapd.pb.avap_pb2 import CatalogResponse, CommandRequest, CommandResponse
 from avapd.shared import memory
 from avapd.shared.board import METHODS, STATUS_OF_CODE
 from avapd.shared.snapshot import View, pack
-from avapd.wire.grpc import INTERNAL, OK, RESOURCE_EXHAUSTED, UNAVAILABLE, UNIMPLEMENTED, Answer
+from avapd.wire.grpc import INTERNAL, OK, RESOURCE_EXHAUSTED, UNAVAILABLE, UNIMPLEMENTED, Answer, Body
 
 NAMES = ("addVar", "ñ日本", "x" * 200)
 
@@ -152,6 +152,47 @@ def test_a_swap_changes_every_answer_at_once() -> None:
     assert CommandResponse.FromString(get(service, "b").whole()).code == b"new"
     assert CatalogResponse.FromString(service.sync_catalog(b"").whole()).version_hash == two.version_hash
     two.close()
+
+
+def in_gzip(service: Service) -> Body | None:
+    """What a client that takes gzip is sent as it is; None for the plain answer."""
+    answer = service.sync_catalog(b"")
+    return answer.compressed() if answer.compressed is not None else None
+
+
+def test_a_compressed_catalog_is_wanted_once_and_kept_until_the_swap() -> None:
+    """Not before a client takes it; once in a generation, however often; what comes for another one is not taken."""
+    wanted: list[int] = []
+    service = Service(1 << 20, wanted.append)
+    one, two = view_of("a", generation=1), view_of("b", generation=2)
+    assert not service.take_compressed(0, b"before there is a catalog")
+    service.swap(one)
+    service.sync_catalog(b"")
+    assert wanted == []
+    assert [in_gzip(service) for _ in range(3)] == [None] * 3
+    assert wanted == [1]
+    assert service.take_compressed(1, b"of one")
+    assert [in_gzip(service) for _ in range(3)] == [b"of one"] * 3
+    service.swap(two)
+    assert not service.take_compressed(1, b"of one")
+    assert in_gzip(service) is None
+    assert wanted == [1, 2]
+    one.close()
+    two.close()
+
+
+def test_what_is_never_sent_compressed_is_never_wanted() -> None:
+    """A definition, a refusal, a catalog that is too large for an answer."""
+    service = Service(1 << 20)
+    view = view_of("a", code=bytes(5000))
+    assert service.sync_catalog(b"").compressed is None
+    service.swap(view)
+    assert get(service, "a").compressed is None
+    assert service.sync_catalog(b"\xff").compressed is None
+    small = Service(100)
+    small.swap(view)
+    assert small.sync_catalog(b"").compressed is None
+    view.close()
 
 
 @given(st.binary(max_size=50))

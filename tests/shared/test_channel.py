@@ -24,6 +24,7 @@ from avapd.shared.channel import (
     Adopt,
     Booted,
     Channel,
+    Compressed,
     Drain,
     Keys,
     Load,
@@ -32,6 +33,7 @@ from avapd.shared.channel import (
     Reject,
     Release,
     Start,
+    Want,
 )
 
 START = Start(
@@ -43,6 +45,7 @@ LOAD = Load(generation=7, size=1 << 40)
 MESSAGES: list[Message] = [
     START, LOAD, Missing(reasons={"ñ": "why"}), Keys(key_digests=[]), Keys(key_digests=["a", "b"]),
     Adopt(slot=2), Release(slot=2), Drain(at_once=True),
+    Compressed(generation=3, size=9, checksum="cd" * 32), Want(generation=3),
     Drain(at_once=False), Booted(), Ack(generation=1, seconds=0.25), Reject(generation=2, reason="ñ\n\x00 日本語"),
 ]  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -45,6 +46,19 @@ def test_memory_that_cannot_be_had_leaves_no_descriptor() -> None:
         with pytest.raises(OSError, match="Invalid argument"):
             memory.create("test", -1)
     assert files() == before
+
+
+def test_an_arena_is_mapped_only_with_its_own_checksum() -> None:
+    """`map_checked` refuses other octets, and octets that can still change."""
+    fd, right = sealed(b"octets"), hashlib.sha256(b"octets").hexdigest()
+    assert memory.map_checked(fd, 6, right)[:] == b"octets"
+    with pytest.raises(SnapshotError, match="checksum"):
+        memory.map_checked(fd, 6, hashlib.sha256(b"others").hexdigest())
+    os.close(fd)
+    fd = sealed(b"octets", memory.BOARD_SEALS)
+    with pytest.raises(SnapshotError, match="not sealed"):
+        memory.map_checked(fd, 6, right)
+    os.close(fd)
 
 
 @given(st.binary(max_size=300), st.integers(0, 5000))

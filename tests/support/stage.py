@@ -38,6 +38,7 @@ class Recorder:
         self.starved = 0.0
         self.generation = 0
         self.sent = 0
+        self.wants = 0
         self.quiet = 0.0
         self.loads: list[int] = []
         self.signals: list[signal.Signals] = []

@@ -7,6 +7,7 @@ that differs is a failure. AVAPD_TEST_CASES=100000 makes as many calls; that tak
 
 from __future__ import annotations
 
+import gzip
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ from typing import NamedTuple
 import pytest
 from support.database import Database
 from support.odd_calls import MAX_REQUEST, NAMES, ODD, Call, calls
+from support.raw import framed
 from support.server import Server
 from support.streams import Ending, Streams
 
@@ -151,10 +153,14 @@ def verdict(ending: Ending) -> str:
 
 
 def as_clients_see_it(ending: Ending) -> Ending:
-    """Without what makes no difference: the codings the server would take, an empty message, the order of fields."""
-    silent = {(b"grpc-message", b"")}
+    """Without what makes no difference: codings that the server takes, an empty message, the order of fields, gzip."""
+    silent = {(b"grpc-message", b""), (b"grpc-encoding", b"gzip")}
     fields = (field for field in ending.fields if field[0] != b"grpc-accept-encoding" and field not in silent)
-    return ending._replace(fields=tuple(sorted(fields)))
+    data = ending.data
+    if data[:1] == b"\1":
+        assert ending.field(b"grpc-encoding") == b"gzip"
+        data = framed(gzip.decompress(data[5:]))
+    return ending._replace(fields=tuple(sorted(fields)), data=data)
 
 
 @pytest.mark.timeout(1200)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import hashlib
 import os
 import select
@@ -14,16 +15,32 @@ from collections.abc import Iterator
 import psutil
 import pytest
 from support.calls import Calls
+from support.raw import Raw
 from support.server import KEY, free_port
-from support.waiting import wait_until
+from support.waiting import stays, wait_until
 
 from avapd.control.listeners import open_listeners
 from avapd.control.worker import Worker, environment
 from avapd.pb import avap_pb2
 from avapd.shared import board, memory, snapshot
 from avapd.shared.board import Board, State
-from avapd.shared.channel import Ack, Adopt, Booted, Drain, Keys, Load, Message, Reject, Release, Start
+from avapd.shared.channel import (
+    Ack,
+    Adopt,
+    Booted,
+    Compressed,
+    Drain,
+    Keys,
+    Load,
+    Message,
+    Reject,
+    Release,
+    Start,
+    Want,
+)
 from avapd.wire.limits import Limits
+
+ENCODINGS = (b"grpc-accept-encoding", b"identity,deflate,gzip")
 
 
 def arena(generation: int, names: list[str], *, seal: bool = True) -> tuple[int, int]:
@@ -212,6 +229,34 @@ def test_of_several_waiting_snapshots_only_the_newest_is_taken(rig: Rig) -> None
     ack = rig.hear((Ack, Reject))
     assert isinstance(ack, Ack)
     assert ack.generation == 8
+
+
+@pytest.mark.parametrize("what", ["right", "other generation", "other octets", "unsealed", "short"])
+def test_a_compressed_catalog_is_sent_only_when_it_is_right(rig: Rig, what: str) -> None:
+    """The worker wants it once a client takes gzip; one that is not what was announced is never sent to anybody."""
+    path, takes = b"/avap.DefinitionEngine/SyncCatalog", ((b"x-avap-auth", KEY.encode()), ENCODINGS)
+    with Raw(rig.port) as raw:
+        plain = raw.call(path, metadata=takes)
+        assert plain.data[0] == 0
+        assert rig.hear((Want, Ack)) == Want(generation=5)
+        packed = gzip.compress(plain.data[5:])
+        fd = memory.create("test")
+        memory.write_at(fd, packed, 0)
+        if what != "unsealed":
+            memory.seal(fd)
+        checksum = hashlib.sha256(b"" if what == "other octets" else packed).hexdigest()
+        generation, size = 4 if what == "other generation" else 5, len(packed) - (what == "short")
+        rig.worker.send(Compressed(generation=generation, size=size, checksum=checksum), fd)
+        os.close(fd)
+        if what == "right":
+            wait_until(lambda: raw.call(path, metadata=takes).data[0] == 1)
+            assert raw.call(path, metadata=takes).data[5:] == packed
+            assert raw.call(path, metadata=takes[:1]) == plain
+        else:
+            assert stays(lambda: raw.call(path, metadata=takes) == plain, 0.2)
+        assert isinstance(rig.load(6, *arena(6, ["a"])), Ack)
+        assert raw.call(path, metadata=takes).data[0] == 0
+        assert rig.hear((Want,)) == Want(generation=6)
 
 
 def test_keys_change_while_it_serves(rig: Rig) -> None:

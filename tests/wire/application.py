@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+
 from avapd.wire.call import Call
 from avapd.wire.grpc import Answer, Method
 
@@ -11,10 +13,12 @@ ECHO = SERVICE + b"Echo"  # unary: b"reply to " + message
 LARGE = SERVICE + b"Large"  # unary: as many bytes as the message says in decimal
 FAIL = SERVICE + b"Fail"  # unary: raises
 REFUSE = SERVICE + b"Refuse"  # unary: NOT_FOUND, with the message as its text
+PACK = SERVICE + b"Pack"  # unary: the message, many times; `packed` is what is kept of it as gzip
 COUNT = SERVICE + b"Count"  # server stream: as many messages as the message says in decimal, then OK
 WATCH = SERVICE + b"Watch"  # server stream: one message at once, then open until the test ends it
 TALK = SERVICE + b"Talk"  # bidirectional: b"reply to " + each message, OK after the client's end
 
+PACKED_TIMES = 1_000
 OK, NOT_FOUND, UNIMPLEMENTED, UNAUTHENTICATED = 0, 5, 12, 16
 DENY: Field = (b"x-deny", b"yes")  # metadata with which every call is refused as UNAUTHENTICATED
 
@@ -33,12 +37,16 @@ class Talk:
 
 
 class Methods:
-    """The methods above. `asked` counts unary calls, `watching` holds Watch calls, `cancelled` counts lost streams."""
+    """The methods above. `asked` counts unary calls, `watching` holds Watch calls, `cancelled` counts lost streams.
+
+    Pack has its answer compressed once `packed` is true; `wanted` counts the times that was asked for.
+    """
 
     names = frozenset({DENY[0]})
 
     def __init__(self) -> None:
         self.asked = 0
+        self.packed, self.wanted = False, 0
         self.failures: list[Exception] = []
         self.cancelled = 0
         self.watching: list[Call] = []
@@ -47,6 +55,7 @@ class Methods:
             LARGE: Method.unary(LARGE, self.large),
             FAIL: Method.unary(FAIL, self.fail),
             REFUSE: Method.unary(REFUSE, self.refuse),
+            PACK: Method.unary(PACK, self.pack),
             COUNT: Method.server_stream(COUNT, self.count),
             WATCH: Method.server_stream(WATCH, self.watch),
             TALK: Method.bidi(TALK, self.talk),
@@ -79,6 +88,15 @@ class Methods:
     def refuse(self, message: bytes) -> Answer:
         self.asked += 1
         return Answer(NOT_FOUND, message.decode(), b"")
+
+    def pack(self, message: bytes) -> Answer:
+        self.asked += 1
+
+        def compressed() -> bytes | None:
+            self.wanted += 1
+            return gzip.compress(message * PACKED_TIMES) if self.packed else None
+
+        return Answer(OK, "", message * PACKED_TIMES, compressed)
 
     def count(self, call: Call, message: bytes) -> None:
         call.on_cancel = self._lost

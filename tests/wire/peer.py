@@ -16,6 +16,7 @@ It keeps books of its own, from the bytes it sent alone, and fails the test when
 
 from __future__ import annotations
 
+import gzip
 import struct
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -93,14 +94,15 @@ class Reply:
 
     @property
     def messages(self) -> list[bytes]:
-        """The gRPC messages that are complete."""
+        """The gRPC messages that are complete, decompressed where the headers say so."""
         found, at = [], 0
         while at + 5 <= len(self.data):
             flag, length = struct.unpack_from(">BI", self.data, at)
-            assert flag == 0, "a compressed message"
+            assert flag == 0 or (flag == 1 and self[b"grpc-encoding"] == b"gzip"), "a compressed message"
             if at + 5 + length > len(self.data):
                 break
-            found.append(bytes(self.data[at + 5 : at + 5 + length]))
+            body = bytes(self.data[at + 5 : at + 5 + length])
+            found.append(gzip.decompress(body) if flag else body)
             at += 5 + length
         return found
 

@@ -8,10 +8,11 @@ import tracemalloc
 import zlib
 
 import pytest
-from wire.application import ECHO, FAIL, TALK, WATCH
-from wire.raw import DATA, HEADERS, Field, data, fields, framed, headers, literals
+from wire.application import ECHO, FAIL, PACK, PACKED_TIMES, REFUSE, TALK, WATCH
+from wire.raw import DATA, HEADERS, Field, data, fields, framed, headers, literals, window_update
 from wire.verdicts import TYPE, Client, ask, seen
 
+from avapd.wire.connection import Connection
 from avapd.wire.limits import Limits
 
 SERVED = ["HEADERS 200", "DATA", "TRAILERS 0"]
@@ -230,6 +231,82 @@ def test_b20_each_message_has_a_context_of_its_own(peer: Client) -> None:
     peer.send(headers(1, literals(fields(TALK, GZIP))), *(data(1, body) for body in bodies), data(1, b"", end=True))
     assert peer.reply(1).messages == [b"reply to one", b"reply to two", b"reply to three"]
     assert peer.reply(1).status == 0
+
+
+# --- answers in gzip ----------------------------------------------------------------------------------------------
+
+TAKES = b"grpc-accept-encoding"
+LONG = b"x" * 20  # its answer is too large to be remembered
+TAKERS = [
+    [b"gzip"], [b"identity,gzip"], [b"identity, deflate, gzip"], [b"gzip,br"], [b"br ,\tgzip ,zstd"], [b",,gzip,"],
+    [b"identity", b"gzip"], [b"gzip", b"identity"],
+]  # fmt: skip
+OTHERS = [
+    [], [b""], [b"identity"], [b"identity,deflate"], [b"GZIP"], [b"x-gzip"], [b"gzip2"], [b"gzi p"], [b"gzip;q=0"],
+    [b"*"], [b"deflate", b"br"],
+]  # fmt: skip
+
+
+def pack(peer: Client, values: list[bytes], message: bytes = LONG) -> tuple[int, int]:
+    """One call of a client that takes this; the flag of its answer, which must be right, and its octets."""
+    stream = peer.next_stream
+    peer.send(window_update(0, len(message) * PACKED_TIMES))
+    assert ask(peer, PACK, [(TAKES, value) for value in values], body=framed(message))[-1] == "TRAILERS 0"
+    reply = peer.reply(stream)
+    assert reply.messages == [message * PACKED_TIMES]
+    return reply.data[0], len(reply.data)
+
+
+@pytest.mark.parametrize("values", TAKERS, ids=repr)
+def test_an_answer_is_in_gzip_for_who_takes_it(peer: Client, values: list[bytes]) -> None:
+    """Wherever `gzip` stands in the list, in one field or in several: flag 1 and fewer octets, however often."""
+    peer.application.packed = True
+    for _ in range(3):
+        flag, size = pack(peer, values)
+        assert flag == 1
+        assert size < len(LONG) * PACKED_TIMES / 50
+
+
+@pytest.mark.parametrize("values", OTHERS, ids=repr)
+def test_an_answer_is_plain_for_all_others(peer: Client, values: list[bytes]) -> None:
+    """Without the field or without that word in it: flag 0, no `grpc-encoding`, and nobody asks for it compressed."""
+    peer.application.packed = True
+    for _ in range(3):
+        assert pack(peer, values) == (0, 5 + len(LONG) * PACKED_TIMES)
+    assert all(name != b"grpc-encoding" for reply in peer.replies.values() for name, _ in reply.headers)
+    assert peer.application.wanted == 0
+
+
+@pytest.mark.parametrize("message", [b"x", LONG], ids=["remembered", "too large to be"])
+def test_both_kinds_of_clients_get_their_own_from_one_memo(message: bytes) -> None:
+    """By turns on two connections of one worker, each block often enough to be known by heart."""
+    one = Client()
+    two = Client(one.application, connection=Connection(one.connection._session.heads._routes, one.now))
+    one.application.packed = True
+    for _ in range(4):
+        for peer in (one, two):
+            assert pack(peer, [b"gzip"], message)[0] == 1
+            assert pack(peer, [b"identity"], message)[0] == 0
+            assert pack(peer, [], message)[0] == 0
+
+
+def test_an_answer_stays_plain_until_it_is_there_in_gzip(peer: Client) -> None:
+    """A plain answer that was remembered is replaced when `forget_answers` tells that there is another."""
+    for _ in range(3):
+        assert pack(peer, [b"gzip"], b"x")[0] == 0
+    assert peer.application.wanted > 0
+    peer.application.packed = True
+    peer.connection._session.heads._routes.forget_answers()
+    for _ in range(3):
+        assert pack(peer, [b"gzip"], b"x")[0] == 1
+
+
+def test_only_the_answer_that_has_one_is_in_gzip(peer: Client) -> None:
+    """What is not kept compressed is not compressed for a call, and a refusal has nothing to compress."""
+    for path, words in ((ECHO, SERVED), (FAIL, ["TO 2"]), (REFUSE, ["TO 5"])):
+        stream = peer.next_stream
+        assert ask(peer, path, [(TAKES, b"gzip")]) == words
+        assert not any(name == b"grpc-encoding" for name, _ in peer.reply(stream).headers)
 
 
 # --- B22: a handler that raises -----------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ var (
 var scenarios = map[string]func(){
 	"calls":       calls,
 	"large":       large,
+	"compressed":  compressed,
 	"crowd":       crowd,
 	"watch":       watch,
 	"cancel":      cancel,
@@ -60,7 +61,8 @@ type line struct {
 	Code         string         `json:"code"`
 	Message      string         `json:"message"`
 	Bytes        int            `json:"bytes"`
-	Hash         string         `json:"hash"` // SHA-256 of the answer
+	Octets       int            `json:"octets"` // that came for it, frames and all
+	Hash         string         `json:"hash"`   // SHA-256 of the answer
 	Codes        map[string]int `json:"codes"`
 	Milliseconds float64        `json:"milliseconds"`
 	Dials        int            `json:"dials"`

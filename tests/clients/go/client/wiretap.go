@@ -23,6 +23,7 @@ type wiretap struct {
 	mutex   sync.Mutex
 	dials   int
 	acks    int
+	octets  int
 	goaways []string
 }
 
@@ -48,6 +49,21 @@ func (t *wiretap) frame(kind, flags byte, payload []byte) {
 	}
 }
 
+func (t *wiretap) count(octets int) {
+	t.mutex.Lock()
+	defer t.mutex.Unlock()
+	t.octets += octets
+}
+
+// came tells how many octets have come since it was asked last.
+func (t *wiretap) came() int {
+	t.mutex.Lock()
+	defer t.mutex.Unlock()
+	came := t.octets
+	t.octets = 0
+	return came
+}
+
 // seen fills in what was seen so far.
 func (t *wiretap) seen(l line) line {
 	t.mutex.Lock()
@@ -67,6 +83,7 @@ type tapped struct {
 
 func (c *tapped) Read(buffer []byte) (int, error) {
 	n, err := c.Conn.Read(buffer)
+	c.tap.count(n)
 	c.follow(buffer[:n])
 	return n, err
 }
