@@ -54,7 +54,7 @@ def wait_compressed(server: Server) -> None:
 
 def put(database: Database, number: int) -> None:
     """Make this number the code of every row."""
-    database.execute(f"UPDATE obex_dapl_functions SET code = '{number:01000}'")
+    database.execute(f"UPDATE obex_dapl_functions SET code = '# {number:01000}'")
 
 
 def copies(pid: int) -> int:
@@ -121,7 +121,7 @@ def test_swaps_under_concurrent_calls_mix_nothing(sample: Database, serve: Serve
                     reply = sync(raw, metadata)
                     answer = avap_pb2.CatalogResponse.FromString(catalog(reply))
                     (code,) = {one.code for one in answer.commands}
-                    found.append((int(code), reply.data[0]))
+                    found.append((int(code.removeprefix(b"# ")), reply.data[0]))
         return found
 
     with ThreadPoolExecutor(3) as pool:

@@ -1,7 +1,8 @@
 """Anything may happen to the table, the database and the workers; what is served was in the table once, and ends as it.
 
 A Hypothesis state machine edits, breaks, deletes, doubles and restores rows, cuts the line to the database and kills
-workers. After each step it asks all four rpcs, and holds the answers against every state that the table ever had.
+workers. After each step it asks all four rpcs, and holds the answers against every state that the table ever had. A
+definition that was broken is never served so, and never vanishes: its last good version stays.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ SERVICE = "/avap.DefinitionEngine/"
 METADATA = (("x-avap-auth", KEY),)
 EXAMPLES = int(os.environ.get("AVAPD_TEST_MACHINES", "2"))
 STEPS = int(os.environ.get("AVAPD_TEST_STEPS", "15"))
+BROKEN = "def broken(:"
 NAMES = [f"command_{number:02}" for number in range(24)]
 ENV = {"AVAPD_REFRESH_SECONDS": "0.1", "AVAPD_DATABASE_SECONDS": "1", "AVAPD_ORPHAN_SECONDS": "5"}
 
@@ -46,7 +48,8 @@ class Machine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.ever: set[tuple[str, bytes]] = set()
+        self.ever: set[tuple[str, bytes]] = set()  # all that was sound
+        self.kept: set[str] = set()  # broken names that were served before, and were not deleted since
         self.turn = 0
         self.cut = False
         self.proxy = Proxy(("127.0.0.1", self.port))
@@ -54,7 +57,7 @@ class Machine(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.database.execute("TRUNCATE obex_dapl_functions RESTART IDENTITY")
-        self.database.insert([(one, "[]", "function", f"code of {one}\n") for one in NAMES])
+        self.database.insert([(one, "[]", "function", f"# code of {one}\n") for one in NAMES])
         self.note()
         self.server = type(self).serve(proxied(self.database, self.proxy), env=ENV).wait_serving()
 
@@ -63,11 +66,12 @@ class Machine(RuleBasedStateMachine):
         self.ever |= {
             (row["name"], row["code"].encode())
             for row in self.database.query("SELECT name, code FROM obex_dapl_functions")
-            if row["name"] and row["code"] is not None
+            if row["name"] and row["code"] not in {None, BROKEN}
         }
+        self.kept &= self.table().keys()
 
     def table(self) -> dict[str, bytes]:
-        """What should be served in the end: of each name the highest id."""
+        """What should be served in the end, if it is not broken: of each name the highest id."""
         rows = self.database.query("SELECT name, code FROM obex_dapl_functions ORDER BY id")
         return {row["name"]: row["code"].encode() for row in rows if row["name"] and row["code"] is not None}
 
@@ -82,12 +86,18 @@ class Machine(RuleBasedStateMachine):
 
     @rule(of=name)
     def edit(self, of: str) -> None:
-        self.change("UPDATE obex_dapl_functions SET code = $1 WHERE name = $2", f"turn {self.turn}", of)
+        self.change("UPDATE obex_dapl_functions SET code = $1 WHERE name = $2", f"turn = {self.turn}", of)
 
     @rule(of=name)
     def add(self, of: str) -> None:
         """A row of a name that is there already, as a rule."""
-        self.change("INSERT INTO obex_dapl_functions (name, code) VALUES ($1, $2)", of, f"doubled in {self.turn}")
+        self.change("INSERT INTO obex_dapl_functions (name, code) VALUES ($1, $2)", of, f"doubled = {self.turn}")
+
+    @rule(of=name)
+    def break_it(self, of: str) -> None:
+        if all(of in served for served, _ in self.catalogs()) and of in self.table():
+            self.kept.add(of)
+        self.change("UPDATE obex_dapl_functions SET code = $1 WHERE name = $2", BROKEN, of)
 
     @rule(of=name)
     def unname(self, of: str) -> None:
@@ -190,7 +200,13 @@ class Machine(RuleBasedStateMachine):
         refused = self.server.status()["refused"]
         if refused:
             self.server.order("approve", refused.rpartition(" ")[2])
-        return all({one: served[one].code for one in served} == expected for served, _ in self.catalogs())
+        return all(self.as_it_should_be(served, expected) for served, _ in self.catalogs())
+
+    def as_it_should_be(self, served: dict[str, CommandResponse], expected: dict[str, bytes]) -> bool:
+        """What is sound is served; of what is broken something sound, if it was served before, and nothing else."""
+        broken = {one for one, code in expected.items() if code == BROKEN.encode()}
+        rest = {one: command.code for one, command in served.items() if one not in broken}
+        return rest == {one: expected[one] for one in expected.keys() - broken} and self.kept & broken <= served.keys()
 
 
 @pytest.mark.skipif(
