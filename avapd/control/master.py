@@ -21,6 +21,7 @@ from typing import Final
 from avapd.config import Config
 from avapd.control import host
 from avapd.control.admin import Admin
+from avapd.control.budget import Budget
 from avapd.control.guard import Switches
 from avapd.control.history import Entry
 from avapd.control.listeners import claim, open_listeners
@@ -103,7 +104,7 @@ class Master:
         source = source_of(config)
         self._refresh = Refresh(
             source, self._publisher, log, signing_key=config.signing_key, seconds=config.refresh_seconds,
-            on_checked=self._note_check, on_published=self._note_publication,
+            on_checked=self._note_check, on_published=self._note_publication, budget=Budget(self._count),
         )  # fmt: skip
         self._poll = Poll(self._refresh, self._publisher, log, seconds=config.refresh_seconds)
         self._notifications = Notifications(source.database, config.notify_channel, self._poll.notified, log)
