@@ -69,7 +69,7 @@ def test_a_refusal_tells_both_numbers_and_what_to_do() -> None:
 
 
 def test_a_refused_reading_keeps_what_can_still_be_followed(database: Database) -> None:
-    """No room for everything: a look that is due to read it is refused, the next takes the changes; then a large one."""
+    """No room for everything: a look that is due to read it is refused, the next takes a small change alone."""
     database.insert_many(1000)
     left = [1 << 40]
 
