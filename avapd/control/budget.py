@@ -5,8 +5,8 @@ or the master. So a refresh that would not fit is refused while it is still a nu
 next poll asks again.
 
 Measured, with all processes counted (the peak less what was held before; rows of 100 B, 1 kB and 4 kB): reading
-everything holds the rows, their definitions and the new arena; a change is held as rows, definitions and messages. A
-worker that verifies an arena takes as many octets for each row as lists of its index have.
+everything holds the rows, their definitions and the new arena; a change is held as rows, definitions and messages; a
+worker that verifies an arena holds lists of its index.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from avapd.control import host
 from avapd.control.source import Size
 from avapd.errors import SnapshotError
 
+# Octets for an octet of the table, beside the arena; octets for a row, in the master, the arena and each worker.
 _READ: Final = 2.5
 _CHANGED: Final = 3.5
 _ROW_BYTES: Final = 512
