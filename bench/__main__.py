@@ -28,11 +28,13 @@ from bench.questions import (
     startup,
     swap,
     sync,
+    watch,
 )
 from bench.servers.build import MissingToolError
 
 _MODULES = (
-    engine, latency, clients, blocks, miss, sizes, sync, scale, swap, propagation, polls, startup, starts, memory, idle
+    engine, latency, clients, blocks, miss, sizes, sync, scale, swap, propagation, watch, polls, startup, starts,
+    memory, idle,
 )  # fmt: skip
 BENCHES: dict[str, Bench] = {module.BENCH.name: module.BENCH for module in _MODULES}
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import resource
 from pathlib import Path
 from typing import Final
 
 _CGROUP: Final = Path("/sys/fs/cgroup")
+_PROC: Final = Path("/proc")
 # Version 1 writes "no limit" as the largest page-aligned 63-bit number.
 _NO_LIMIT: Final = 1 << 60
 
@@ -33,17 +36,79 @@ def cpu_quota(root: Path = _CGROUP) -> float | None:
     return int(quota) / int(period)
 
 
-def memory_limit(root: Path = _CGROUP) -> int | None:
-    """The cgroup's memory limit in bytes, None for no limit."""
-    text = _read(root / "memory.max") or _read(root / "memory/memory.limit_in_bytes")
-    if not text or text == "max" or int(text) >= _NO_LIMIT:
-        return None
-    return int(text)
+def memory_limit(root: Path = _CGROUP, proc: Path = _PROC) -> int | None:
+    """The memory limit in bytes of this process's cgroup, or of one above it; None for no limit."""
+    limits = [limit for folder in _memory_cgroups(root, proc) if (limit := _limit(folder)) is not None]
+    return min(limits, default=None)
+
+
+def memory_left(root: Path = _CGROUP, proc: Path = _PROC) -> tuple[int, str]:
+    """Bytes that may still be taken before the kernel kills for them, and of what: a cgroup's limit, or the host.
+
+    File pages that were not used lately are given up before that, so they do not count as taken (as kubelet counts);
+    those in use do, since to read one's own program from disk again and again is no way to serve. A memfd is no file.
+    """
+    left = [(_available(proc), "the host's memory")]
+    for folder in _memory_cgroups(root, proc):
+        limit = _limit(folder)
+        if limit is not None:
+            taken = _number(folder / "memory.current") or _number(folder / "memory.usage_in_bytes")
+            left.append((max(0, limit - taken + _unused(folder)), f"the cgroup's limit of {limit >> 20} MiB"))
+    return min(left)
 
 
 def memory_total() -> int:
     """The host's memory in bytes."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def give_back() -> None:
+    """Return what the C library keeps of freed memory, where it can be told to: 10 ms after 100 MB.
+
+    It keeps more than two catalogs after a large refresh, which else would count as taken for good.
+    """
+    with contextlib.suppress(AttributeError, OSError):  # not glibc
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _memory_cgroups(root: Path, proc: Path) -> list[Path]:
+    """The folder of this process's memory cgroup, if it can be seen, and those above it; of one version only.
+
+    In a container the root is the container's own.
+    """
+    lines = [line.split(":", 2) for line in _read(proc / "self/cgroup").splitlines()]
+    paths = {kind: path for _, kinds, path in lines for kind in kinds.split(",")}
+    for base, kind, file in ((root, "", "memory.max"), (root / "memory", "memory", "memory.limit_in_bytes")):
+        own = base / paths.get(kind, "/").lstrip("/")
+        folders = [folder for folder in (own, *own.parents) if folder.is_relative_to(base) and (folder / file).exists()]
+        if folders:
+            return folders
+    return []
+
+
+def _limit(folder: Path) -> int | None:
+    text = _read(folder / "memory.max") or _read(folder / "memory.limit_in_bytes")
+    if not text or text == "max" or int(text) >= _NO_LIMIT:
+        return None
+    return int(text)
+
+
+def _unused(folder: Path) -> int:
+    """Bytes of files that nobody used lately; version 1 counts those of the cgroups below as `total_`."""
+    stat = dict(line.split() for line in _read(folder / "memory.stat").splitlines())
+    return int(stat.get("total_inactive_file", stat.get("inactive_file", 0)))
+
+
+def _available(proc: Path) -> int:
+    """The host's memory that can be had without swapping, as the kernel estimates it; all where it does not."""
+    for line in _read(proc / "meminfo").splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) << 10
+    return memory_total()
+
+
+def _number(path: Path) -> int:
+    return int(_read(path) or 0)
 
 
 def file_limit() -> int:

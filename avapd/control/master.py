@@ -22,6 +22,7 @@ from avapd.config import Config
 from avapd.control import host
 from avapd.control.admin import Admin
 from avapd.control.backlog import Backlog
+from avapd.control.budget import Budget
 from avapd.control.guard import Switches
 from avapd.control.history import Entry
 from avapd.control.listeners import claim, open_listeners
@@ -115,6 +116,7 @@ class Master:
             source, self._publisher, self._validators[0], log, signing_key=config.signing_key,
             seconds=config.refresh_seconds, start_seconds=config.start_check_seconds, on_checked=self._note_check,
             on_published=self._note_publication, recall=self._store.recall if self._store is not None else dict,
+            budget=Budget(self._count),
         )  # fmt: skip
         self._backlog = Backlog(self._refresh, self._publisher, self._validators[1], log)
         self._poll = Poll(self._refresh, self._publisher, log, seconds=config.refresh_seconds)

@@ -101,8 +101,7 @@ class Packer:
         """A snapshot of what `current` holds with these changes; None is for a definition that goes. Raises OSError."""
         base, served = current.base, current.view
         since = {**_since(served), **changes}
-        octets = sum(len(message or b"") for message in since.values())
-        if len(since) > _MOST or octets > base.size // _SHARE:
+        if _too_many(base, len(since), octets_of(since)):
             count = len(served) + sum(_more(served, key, message) for key, message in changes.items())
             return self.pack(count, merged(served, changes))
         edits = [edit for key, message in since.items() if (edit := _edit(base, key, message)) is not None]
@@ -118,10 +117,25 @@ class Packer:
             raise
         return Snapshot(base.hold(), fd, view)
 
+    @staticmethod
+    def rebuilds(current: Snapshot, count: int, octets: int) -> bool:
+        """Whether so many more changes make a base anew; those that repeat an earlier one count twice."""
+        since = _since(current.view)
+        return _too_many(current.base, len(since) + count, octets_of(since) + octets)
+
     def _next(self) -> int:
         """No number is ever used twice, also when the snapshot is then refused."""
         self.generation += 1
         return self.generation
+
+
+def octets_of(changes: Changes) -> int:
+    """The size of all new messages."""
+    return sum(len(message or b"") for message in changes.values())
+
+
+def _too_many(base: Base, count: int, octets: int) -> bool:
+    return count > _MOST or octets > base.size // _SHARE
 
 
 def _edit(base: Base, key: bytes, message: bytes | None) -> Edit | None:

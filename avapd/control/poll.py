@@ -12,6 +12,7 @@ import random
 import time
 from typing import Final
 
+from avapd.control.budget import NoRoomError
 from avapd.control.guard import RefusedError
 from avapd.control.publisher import Publisher
 from avapd.control.refresh import Refresh
@@ -146,7 +147,8 @@ class Poll:
             fields = {"hint": fault.hint} if fault.hint else {}
             if held:
                 fields["suppressed"] = str(held)
-            reason = fault.reason if isinstance(fault, (SourceError, RefusedError)) else type(fault).__name__
+            known = fault if isinstance(fault, (SourceError, RefusedError, NoRoomError)) else None
+            reason = known.reason if known else type(fault).__name__
             serving = self._publisher.generation
             self._log.error("Refresh Failed", reason=reason, error=str(fault), serving_generation=serving, **fields)
         return fault

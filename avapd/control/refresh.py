@@ -19,16 +19,17 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
-from avapd.control import guard
+from avapd.control import guard, host
+from avapd.control.budget import Budget, NoRoomError
 from avapd.control.canary import RollOutError
 from avapd.control.catalog import REASONS, Catalog, Definition, Plan
 from avapd.control.difference import difference
 from avapd.control.guard import RefusedError, Switches
 from avapd.control.history import Entry, History
-from avapd.control.packer import Changes, Packer, Snapshot, name_of
+from avapd.control.packer import Changes, Packer, Snapshot, name_of, octets_of
 from avapd.control.publisher import Publisher
 from avapd.control.quarantine import Held, Known, Quarantine, Screening
-from avapd.control.source import Fingerprint, Mark, Source
+from avapd.control.source import Fingerprint, Mark, Size, Source
 from avapd.control.source.source import Wanted
 from avapd.control.validator import Validator
 from avapd.errors import SnapshotError
@@ -75,7 +76,7 @@ class Refresh:
         self, source: Source, publisher: Publisher, validator: Validator, log: Log, *, signing_key: str | None,
         seconds: float, on_checked: Callable[[], None], start_seconds: float = 0.0,
         on_published: Callable[[Snapshot, Entry], None] = lambda _snap, _entry: None,
-        recall: Callable[[], Mapping[bytes, bytes]] = dict,
+        recall: Callable[[], Mapping[bytes, bytes]] = dict, budget: Budget | None = None,
     ) -> None:  # fmt: skip
         self.times = Times()
         self.loaded = asyncio.Event()
@@ -90,6 +91,7 @@ class Refresh:
         self.origin = ""
         self.source_up = False
         self._source = source
+        self._budget = budget or Budget()
         self._publisher = publisher
         self._validator = validator
         self._start_seconds = start_seconds
@@ -120,6 +122,10 @@ class Refresh:
                 return "frozen"
             try:
                 return await self._look(began)
+            except NoRoomError:  # nothing was taken in yet: what is small can be followed meanwhile
+                self._full_at = began + self._full_seconds
+                await asyncio.to_thread(host.give_back)
+                raise
             except BaseException:
                 self._catalog = None
                 raise
@@ -136,6 +142,8 @@ class Refresh:
         same = snap is None or (current is not None and current.view.version_hash == snap.view.version_hash)
         if snap is not None and not same:
             await self._publish(snap, DATABASE, began)
+            if snap.patch_fd is None:  # a whole catalog went through the heap
+                await asyncio.to_thread(host.give_back)
         elif snap is not None:
             snap.close()
         self.refused = None
@@ -160,7 +168,7 @@ class Refresh:
             raise refused.error
 
     async def _everything(self, began: float) -> Snapshot:
-        rows = await self._source.read(compiled=self._compiled)
+        rows = await self._source.read(compiled=self._compiled, afford=lambda whole, _: self._budget.read(whole))
         if not self.source_up:
             self._log.info("DB OK", rows=len(rows.functions), duration_ms=ms_since(began))
         catalog = Catalog(rows, self._signing_key)
@@ -193,7 +201,7 @@ class Refresh:
             plans.append(plan)
             return wanted
 
-        changed = await self._source.changes(known, choose, compiled=self._compiled)
+        changed = await self._source.changes(known, choose, compiled=self._compiled, afford=self._afford)
         self.source_up = True
         if changed is None or current is None:
             return None
@@ -231,6 +239,12 @@ class Refresh:
             held = len(self.quarantine.held)
             self._log.error("Definitions Quarantined", count=len(new), held=held, definitions=shown)
 
+    def _afford(self, part: Size, whole: Size | None) -> None:
+        """Raise NoRoomError unless there is room for so many changes of the whole."""
+        current = self._publisher.current
+        patched = whole is None or (current is not None and not self.packer.rebuilds(current, *part))
+        self._budget.change(part, None if patched else whole)
+
     def _allowed(self, definitions: Iterator[Definition]) -> Iterator[Definition]:
         denied = self.switches.denied
         return (one for one in definitions if one.name not in denied) if denied else definitions
@@ -263,7 +277,10 @@ class Refresh:
             current = self._publisher.current
             if current is None:
                 raise SnapshotError("no catalog is served yet")
-            snap = await asyncio.to_thread(self.packer.patch, current, make())
+            changes = make()
+            rows, octets = len(changes), octets_of(changes)
+            self._afford(Size(rows, octets), Size(rows + len(current.view), octets + current.view.answer_size))
+            snap = await asyncio.to_thread(self.packer.patch, current, changes)
             return await self._publish(snap, origin, began)
 
     async def load(self, count: int, read: Iterator[bytes]) -> Entry | None:

@@ -2,10 +2,14 @@
 
 A client that does not read costs one slot: the octets it has not taken, and the hash it was told last. It is not in
 anybody's way, gets what is newest when it reads again, and is cut off when it takes nothing for `STALL_SECONDS`.
+
+Watchers are told of another catalog some at a time, in turns of the loop: a thousand take 30 ms, for which no other
+call should have to wait.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from math import inf
 from typing import Final
@@ -16,6 +20,7 @@ from avapd.wire.call import Call
 from avapd.wire.grpc import INTERNAL, OK, UNAVAILABLE
 
 STALL_SECONDS: Final = 30.0
+_TOLD_AT_ONCE: Final = 32
 DEADLINE_EXCEEDED: Final = 4
 NOT_LOADED: Final = "No catalog loaded yet"
 BAD_REQUEST: Final = "Request is not a valid avap.CatalogRequest"
@@ -80,6 +85,7 @@ class Watches:
     def __init__(self, feed: Feed) -> None:
         self.feed = feed
         self._watchers: set[_Watcher] = set()
+        self._untold: list[_Watcher] = []
 
     def stream(self, call: Call, request: bytes) -> None:
         """StreamCatalog."""
@@ -111,8 +117,17 @@ class Watches:
 
     def swapped(self) -> None:
         """There is another catalog."""
-        for watcher in list(self._watchers):
+        telling = bool(self._untold)
+        self._untold = list(self._watchers)
+        if not telling:
+            self._tell_some()
+
+    def _tell_some(self) -> None:
+        for watcher in self._untold[-_TOLD_AT_ONCE:]:
             watcher.go_on()
+        del self._untold[-_TOLD_AT_ONCE:]
+        if self._untold:
+            asyncio.get_running_loop().call_soon(self._tell_some)
 
     def tick(self, now: float) -> None:
         """Cut off who takes nothing; called about once a second."""

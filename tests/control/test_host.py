@@ -14,7 +14,7 @@ def write(root: Path, **files: str) -> Path:
     """A cgroup folder; `__` in a name is a slash, `_dot_` a dot."""
     for name, text in files.items():
         path = root / name.replace("__", "/").replace("_dot_", ".")
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(exist_ok=True, parents=True)
         path.write_text(text, encoding="ascii")
     return root
 
@@ -58,6 +58,60 @@ def test_memory_limit_of_version_1(tmp_path: Path, text: str, limit: int | None)
     assert host.memory_limit(write(tmp_path, memory__memory_dot_limit_in_bytes=text)) == limit
 
 
+def test_the_lowest_memory_limit_on_the_way_to_the_root_counts(tmp_path: Path) -> None:
+    """A service's cgroup below a slice's: both are in force, that of a stranger is not."""
+    proc = write(tmp_path, proc__self__cgroup="0::/a.slice/b.service\n") / "proc"
+    root = write(tmp_path, cgroup__a_dot_slice__b_dot_service__memory_dot_max="max\n") / "cgroup"
+    assert host.memory_limit(root, proc) is None
+    write(tmp_path, cgroup__a_dot_slice__memory_dot_max="3000", cgroup__other__memory_dot_max="1000")
+    assert host.memory_limit(root, proc) == 3000
+    write(tmp_path, cgroup__a_dot_slice__b_dot_service__memory_dot_max="2000")
+    assert host.memory_limit(root, proc) == 2000
+
+
+_MEMINFO = "MemTotal: 9000 kB\nMemFree: 10 kB\nMemAvailable:    7000 kB\n"
+_VERSION_2 = {
+    "proc__self__cgroup": "0::/s\n",
+    "s__memory_dot_max": f"{4 << 20}\n",
+    "s__memory_dot_current": f"{3 << 20}\n",
+    "s__memory_dot_stat": f"anon 5\nfile 9999999\nshmem 7\ninactive_file {1 << 19}\nactive_file 4096\n",
+}
+_VERSION_1 = {
+    "proc__self__cgroup": "5:cpu,cpuacct:/x\n4:memory:/s\n0::/\n",
+    "memory__s__memory_dot_limit_in_bytes": f"{4 << 20}\n",
+    "memory__s__memory_dot_usage_in_bytes": f"{3 << 20}\n",
+    "memory__s__memory_dot_stat": f"cache 9\ninactive_file 3\ntotal_inactive_file {1 << 19}\ntotal_active_file 4096\n",
+}
+
+
+@pytest.mark.parametrize("files", [_VERSION_2, _VERSION_1], ids=["version 2", "version 1"])
+def test_the_memory_that_is_left_is_the_limit_less_what_cannot_be_given_up(
+    tmp_path: Path, files: dict[str, str]
+) -> None:
+    """Files that nobody used lately do not count as taken; where the host has less, that is what is left."""
+    root = write(tmp_path, proc__meminfo=_MEMINFO, **files)
+    assert host.memory_left(root, root / "proc") == ((1 << 20) + (1 << 19), "the cgroup's limit of 4 MiB")
+    write(root, proc__meminfo="MemAvailable: 1000 kB\n")
+    assert host.memory_left(root, root / "proc") == (1000 << 10, "the host's memory")
+
+
+def test_a_cgroup_beyond_its_limit_leaves_nothing(tmp_path: Path) -> None:
+    """Never less: a limit may be lowered below what is held."""
+    root = write(tmp_path, **{**_VERSION_2, "s__memory_dot_current": f"{9 << 20}"})
+    assert host.memory_left(root, root / "proc")[0] == 0
+
+
+def test_without_a_limit_the_host_tells_what_is_left(tmp_path: Path) -> None:
+    """No cgroup at all, or one of version 1 or 2 that allows everything."""
+    root = write(tmp_path, proc__meminfo=_MEMINFO)
+    assert host.memory_left(root, root / "proc") == (7000 << 10, "the host's memory")
+    write(root, memory_dot_max="max\n", memory_dot_current="123")
+    assert host.memory_left(root, root / "proc")[1] == "the host's memory"
+    (root / "memory.max").unlink()
+    write(root, memory__memory_dot_limit_in_bytes="9223372036854771712")
+    assert host.memory_left(root, root / "proc")[1] == "the host's memory"
+
+
 def test_no_cgroup_is_no_limit(tmp_path: Path) -> None:
     """A host without cgroup files, or with a folder in their place."""
     assert host.cpu_quota(tmp_path) is host.memory_limit(tmp_path) is None
@@ -92,4 +146,6 @@ def test_this_host_can_be_read() -> None:
     assert 1 <= len(host.usable_cpus()) <= len(os.sched_getaffinity(0))
     assert set(host.usable_cpus()) <= os.sched_getaffinity(0)
     assert host.memory_total() > 1 << 26
+    assert 0 < host.memory_left()[0] < host.memory_total()
+    host.give_back()
     assert host.file_limit() == -1 or host.file_limit() > 100

@@ -25,7 +25,7 @@ Serve = Callable[..., Server]
 SERVICE = "/avap.DefinitionEngine/"
 METADATA = (("x-avap-auth", KEY),)
 NEW_CODE = "UPDATE obex_dapl_functions SET code = {} WHERE name = '{}'"
-WATCHERS = int(os.environ.get("AVAPD_TEST_WATCHERS", "300"))  # 1,000 is the claim; a test machine is small
+WATCHERS = int(os.environ.get("AVAPD_TEST_WATCHERS", "1000"))
 
 
 @pytest.fixture(params=ENGINES)

@@ -9,7 +9,8 @@ from avapd.control.source.tables import (
     Fingerprint,
     Mark,
     Rows,
+    Size,
     SourceRow,
 )
 
-__all__ = ["BYTECODE", "TABLE", "Changed", "CompiledRow", "Fingerprint", "Mark", "Rows", "Source", "SourceRow"]
+__all__ = ["BYTECODE", "TABLE", "Changed", "CompiledRow", "Fingerprint", "Mark", "Rows", "Size", "Source", "SourceRow"]

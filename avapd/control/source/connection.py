@@ -20,7 +20,7 @@ from typing import Any, Final, TypeVar
 import asyncpg
 
 from avapd import __version__
-from avapd.errors import SourceError, SourceForbiddenError, SourceShapeError, SourceUnreachableError
+from avapd.errors import SnapshotError, SourceError, SourceForbiddenError, SourceShapeError, SourceUnreachableError
 from avapd.log import printable
 
 T = TypeVar("T")
@@ -45,12 +45,14 @@ class Database:
         return await self.run(within)
 
     async def run(self, work: Callable[[Any], Awaitable[T]]) -> T:
-        """Do `work` with a connection of its own. Raises SourceError."""
+        """Do `work` with a connection of its own. Raises SourceError, and what `work` raises as SnapshotError."""
         connection = None
         try:
             async with asyncio.timeout(self.seconds):
                 connection = await self.connect()
                 return await work(connection)
+        except SnapshotError:
+            raise
         except Exception as error:  # noqa: BLE001  # translated, never swallowed
             raise by_fault(error, self.seconds) from None
         finally:

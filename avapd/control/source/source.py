@@ -5,7 +5,7 @@
          └ none to compare with, or no xmin ──► everything
 
 Schema-qualified names and a fixed search_path: a table of the same name in another schema changes nothing. Sizes are
-asked before rows travel, and a single oversized row is left on the server.
+asked before rows travel, so that a table can be refused by its size, and a single oversized row is left on the server.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 from avapd.control.source import tables
 from avapd.control.source.connection import Database
 from avapd.control.source.tables import (
+    BUCKETS,
     BYTECODE,
     TABLE,
     Changed,
@@ -23,10 +24,11 @@ from avapd.control.source.tables import (
     Fingerprint,
     Mark,
     Rows,
+    Size,
     SourceRow,
     differing,
 )
-from avapd.errors import CatalogTooLargeError, SourceShapeError
+from avapd.errors import CatalogTooLargeError, SnapshotError, SourceShapeError
 
 
 class Wanted(NamedTuple):
@@ -38,6 +40,9 @@ class Wanted(NamedTuple):
 
 # Given the buckets that differ and the marks of their rows, of the first and of the second table.
 Choose = Callable[[frozenset[int], list[Mark], frozenset[int], list[Mark]], Wanted]
+# Told the size of what would be fetched, and of everything, None when that is only looked at row by row; raises
+# SnapshotError where there is no room for it.
+Afford = Callable[[Size, Size | None], None]
 _XMIN: Final = {"stamp": "stamp", "system": ", xmin::text::bigint AS stamp"}
 _NO_XMIN: Final = {"stamp": "0", "system": ""}
 
@@ -55,19 +60,24 @@ class Source:
         self._max_bytes = max_bytes
         self._max_rows = max_rows
 
-    async def read(self, *, compiled: bool) -> Rows:
+    async def read(self, *, compiled: bool, afford: Afford = lambda _part, _whole: None) -> Rows:
         """Read everything; `avap_bytecode` only when `compiled` asks for it and the table is there.
 
-        Raises SourceUnreachableError, SourceForbiddenError, SourceShapeError or CatalogTooLargeError.
+        Raises SourceUnreachableError, SourceForbiddenError, SourceShapeError, CatalogTooLargeError, or what `afford`
+        raises.
         """
-        return await self.database.read(lambda connection: self._read(connection, compiled=compiled))
+        return await self.database.read(lambda connection: self._read(connection, afford, compiled=compiled))
 
-    async def changes(self, known: Fingerprint, choose: Choose, *, compiled: bool) -> Changed | None:
+    async def changes(
+        self, known: Fingerprint, choose: Choose, *, compiled: bool, afford: Afford = lambda _part, _whole: None
+    ) -> Changed | None:
         """What has changed since `known`; None when nothing has. `choose` tells whose content is needed.
 
         Raises as `read` does.
         """
-        return await self.database.read(lambda connection: self._changes(connection, known, choose, compiled=compiled))
+        return await self.database.read(
+            lambda connection: self._changes(connection, known, choose, afford, compiled=compiled)
+        )
 
     async def fingerprint(self, *, compiled: bool) -> Fingerprint | None:
         """Only the fingerprint; None where rows have no xmin. Raises as `read` does."""
@@ -75,7 +85,8 @@ class Source:
         async def work(connection: Any) -> Fingerprint | None:
             with_compiled = compiled and await self._readable(connection, BYTECODE)
             stamped = await self._stamped(connection, compiled=with_compiled)
-            return await self._fingerprint(connection, compiled=with_compiled, stamped=stamped)
+            _, found = await self._fingerprint(connection, compiled=with_compiled, stamped=stamped)
+            return found
 
         return await self.database.read(work)
 
@@ -85,10 +96,11 @@ class Source:
 
     # --- a look ---------------------------------------------------------------------------------------------
 
-    async def _read(self, connection: Any, *, compiled: bool) -> Rows:
+    async def _read(self, connection: Any, afford: Afford, *, compiled: bool) -> Rows:
         compiled = compiled and await self._readable(connection, BYTECODE)
         stamped = await self._stamped(connection, compiled=compiled)
-        fingerprint = await self._fingerprint(connection, compiled=compiled, stamped=stamped)
+        whole, fingerprint = await self._fingerprint(connection, compiled=compiled, stamped=stamped)
+        afford(whole, whole)
         how = _XMIN if stamped else _NO_XMIN
         records = await connection.fetch(self._sql(tables.ROWS, **how), self._max_definition_bytes)
         functions = [_row(record) for record in records]
@@ -100,19 +112,23 @@ class Source:
             packages = _packages(await connection.fetch(query, self._max_definition_bytes))
         return Rows(functions, packages, fingerprint)
 
-    async def _changes(self, connection: Any, known: Fingerprint, choose: Choose, *, compiled: bool) -> Changed | None:
+    async def _changes(
+        self, connection: Any, known: Fingerprint, choose: Choose, afford: Afford, *, compiled: bool
+    ) -> Changed | None:
         compiled = compiled and await self._readable(connection, BYTECODE)
-        now = await self._fingerprint(connection, compiled=compiled, stamped=True)
+        whole, now = await self._fingerprint(connection, compiled=compiled, stamped=True)
         if now is None or now == known:
             return None
         buckets = differing(known.functions, now.functions)
         compiled_buckets = differing(known.compiled or {}, now.compiled or {})
         limit = self._max_definition_bytes
+        afford(Size(whole.rows * len(buckets) // BUCKETS, 0), None)
         marks = await self._marks(connection, tables.MARKS, TABLE, limit, list(buckets))
         of_compiled = []
         if compiled and compiled_buckets:
             of_compiled = await self._marks(connection, tables.COMPILED_MARKS, BYTECODE, list(compiled_buckets))
         wanted = choose(buckets, marks, compiled_buckets, of_compiled)
+        await self._afford(connection, wanted, whole, afford)
         records = await connection.fetch(self._sql(tables.ROWS_BY_ID, **_XMIN), limit, wanted.ids) if wanted.ids else []
         functions = [_row(record) for record in records]
         _check_texts(functions)
@@ -122,11 +138,19 @@ class Source:
             packages = _packages(await connection.fetch(query, limit, wanted.names))
         return Changed(now, buckets, marks, compiled_buckets, of_compiled, functions, packages)
 
+    async def _afford(self, connection: Any, wanted: Wanted, whole: Size, afford: Afford) -> None:
+        """Ask whether there is room for what is wanted; its size is only looked up where everything would not fit."""
+        try:
+            afford(whole, whole)
+        except SnapshotError:
+            query = self._sql(tables.SIZES_BY_ID, octets=tables.FUNCTION_OCTETS)
+            afford(Size(*await connection.fetchrow(query, wanted.ids)), whole)
+
     async def _marks(self, connection: Any, query: str, table: str, *arguments: Any) -> list[Mark]:
         return [Mark(*record) for record in await connection.fetch(self._sql(query, table), *arguments)]
 
-    async def _fingerprint(self, connection: Any, *, compiled: bool, stamped: bool) -> Fingerprint | None:
-        """The fingerprint; None where rows have no xmin. Raises CatalogTooLargeError."""
+    async def _fingerprint(self, connection: Any, *, compiled: bool, stamped: bool) -> tuple[Size, Fingerprint | None]:
+        """The size of everything, and the fingerprint; None where rows have no xmin. Raises CatalogTooLargeError."""
         rows, octets, functions = await self._sums(connection, TABLE, tables.FUNCTION_OCTETS, stamped=stamped)
         if octets > self._max_bytes:
             raise CatalogTooLargeError(f"{TABLE} holds {octets} bytes in {rows} rows, the maximum is {self._max_bytes}")
@@ -135,14 +159,15 @@ class Source:
                 f"{TABLE} holds {rows} rows, the maximum is {self._max_rows}",
                 hint="raise AVAPD_MAX_DEFINITIONS if that many are meant",
             )
-        packages = None
+        packages, more = None, 0
         if compiled:
             _, more, packages = await self._sums(connection, BYTECODE, tables.BYTECODE_OCTETS, stamped=stamped)
             if octets + more > self._max_bytes:
                 raise CatalogTooLargeError(
                     f"{TABLE} and {BYTECODE} hold {octets + more} bytes, the maximum is {self._max_bytes}"
                 )
-        return Fingerprint(rows, octets, functions, packages) if stamped else None
+        size = Size(rows, octets + more)
+        return size, Fingerprint(rows, octets, functions, packages) if stamped else None
 
     async def _sums(
         self, connection: Any, table: str, octets: str, *, stamped: bool

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 
 TABLE: Final = "obex_dapl_functions"
 BYTECODE: Final = "avap_bytecode"
+BUCKETS: Final = 256
 
 FINGERPRINT: Final = """
     SELECT coalesce(sum(rows), 0)::bigint, coalesce(sum(octets), 0)::bigint,
@@ -34,6 +35,7 @@ BYTECODE_OCTETS: Final = "coalesce(octet_length(bytecode), 0)::bigint"
 # What a table has that is none (a view, a foreign table), so that nothing tells one version of a row from another.
 SIZES: Final = """
     SELECT count(*), coalesce(sum({octets}), 0)::bigint FROM {schema}.{table}"""
+SIZES_BY_ID: Final = SIZES + " WHERE id = ANY($1::bigint[])"
 
 _COLUMNS: Final = """id, {stamp} AS stamp, name, type,
            CASE WHEN NOT large THEN interface END, CASE WHEN NOT large THEN code END, large
@@ -55,6 +57,13 @@ COMPILED_BY_NAME: Final = COMPILED + " AND command_name = ANY($2::text[])"
 COMPILED_MARKS: Final = """
     SELECT id, xmin::text::bigint, command_name, NULL
     FROM {schema}.{table} WHERE (id & 255)::int = ANY($1::int[])"""
+
+
+class Size(NamedTuple):
+    """How much there is of a table, or of some of its rows."""
+
+    rows: int
+    octets: int
 
 
 class SourceRow(NamedTuple):
