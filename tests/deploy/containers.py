@@ -1,7 +1,7 @@
 """Images built and run on this machine without a registry: buildah and podman as root, with a storage of their own.
 
-The base image is made of Debian's packages by mmdebstrap, and what pip installs into it is fetched before: a build sees no
-network. Nothing outside the given folder is written, and no other container of the machine is seen.
+The base image is made of Debian's packages by mmdebstrap, and what pip installs into it is fetched before. Nothing
+outside the given folder is written, and no other container of the machine is seen.
 """
 
 from __future__ import annotations
