@@ -28,7 +28,7 @@ def unit(tmp_path: Path) -> Path:
 
 def verify(unit: Path) -> str:
     """What systemd has against a unit; for many mistakes its exit code is 0."""
-    command = [installed("systemd-analyze"), "verify", "--man=no", unit]
+    command: list[str | Path] = [installed("systemd-analyze"), "verify", "--man=no", unit]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stderr or ("" if done.returncode == 0 else f"exit {done.returncode}")
 

@@ -135,8 +135,9 @@ def test_the_chart_takes_the_values(terraform: Terraform, variables: dict[str, A
     merged = over(defaults, terraform.values(**variables))
     (terraform.folder / "values.json").write_text(json.dumps(merged), encoding="utf-8")
     tools = wheels(LINTERS)
-    command = [tools / "bin" / "check-jsonschema", "--schemafile", CHART / "values.schema.json", "values.json"]
+    program, schema = tools / "bin" / "check-jsonschema", CHART / "values.schema.json"
     env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(tools)}
+    command: list[str | Path] = [program, "--schemafile", schema, "values.json"]
     done = subprocess.run(command, cwd=terraform.folder, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
