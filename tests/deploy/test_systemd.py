@@ -47,14 +47,8 @@ def test_a_mistake_would_be_seen(unit: Path, mistake: str) -> None:
 
 def test_the_service_can_do_little(unit: Path) -> None:
     """Its exposure, as systemd counts it, is 1.5 at most; a service without hardening has 9.6."""
-    command = [
-        installed("systemd-analyze"),
-        "security",
-        "--offline=true",
-        "--no-pager",
-        f"--threshold={EXPOSURE}",
-        unit,
-    ]
+    limit = f"--threshold={EXPOSURE}"
+    command: list[str | Path] = [installed("systemd-analyze"), "security", "--offline=true", "--no-pager", limit, unit]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
