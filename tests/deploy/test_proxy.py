@@ -242,3 +242,34 @@ def restart(front: Front, number: int) -> None:
         rotate("up", server.port)
     server = front.fleet.servers[number]
     wait_until(lambda: server.metric("avap_requests_total", method="GetCommand", status="200") > 20, 30)
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "code"),
+    [
+        ("true", ["down", "avapd-3.internal:50051"], 1),
+        ("true", ["down", "avapd-1xinternal:50051"], 1),
+        ("false", ["down", "avapd-1.internal:50051"], 1),
+        ("true", ["sideways", "avapd-1.internal:50051"], 2),
+        ("true", [], 2),
+    ],
+)
+def test_a_rotation_that_fails_changes_nothing(tmp_path: Path, command: str, words: list[str], code: int) -> None:
+    """A server that is not there, a file that nginx refuses, an order there is none of: the file stays as it was."""
+    conf = tmp_path / "avapd.conf"
+    conf.write_bytes((SHIPPED / "nginx.conf").read_bytes())
+    env = {"PATH": os.environ["PATH"], "NGINX_COMMAND": command, "NGINX_CONF": str(conf)}
+    done = subprocess.run([SHIPPED / "rotate", *words], env=env, capture_output=True, check=False)
+    assert done.returncode == code
+    assert conf.read_bytes() == (SHIPPED / "nginx.conf").read_bytes()
+
+
+def test_what_is_put_back_is_as_before(tmp_path: Path) -> None:
+    """Down marks one server and no other; up undoes it; either twice is as once."""
+    conf, before = tmp_path / "avapd.conf", (SHIPPED / "nginx.conf").read_text(encoding="utf-8")
+    conf.write_text(before, encoding="utf-8")
+    env = {"PATH": os.environ["PATH"], "NGINX_COMMAND": "true", "NGINX_CONF": str(conf)}
+    marked = before.replace("avapd-1.internal:50051 max_fails=0;", "avapd-1.internal:50051 max_fails=0 down;")
+    for state, expected in (("down", marked), ("down", marked), ("up", before), ("up", before)):
+        subprocess.run([SHIPPED / "rotate", state, "avapd-1.internal:50051"], env=env, check=True)
+        assert conf.read_text(encoding="utf-8") == expected
