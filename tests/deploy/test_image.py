@@ -66,8 +66,9 @@ class Container:
         self.port, self._engine = free_port(), engine
         values = environment(
             DATABASE_URL=f"postgresql://avapd_reader@127.0.0.1:{postgres.port}/avap", API_KEY=KEY, PORT=self.port,
-            AVAPD_TARGET=f"127.0.0.1:{self.port}", AVAPD_ADMIN_PORT=free_port(), AVAPD_HOST="127.0.0.1", AVAPD_INSECURE="1",
-            AVAPD_REFRESH_SECONDS="0.5", AVAPD_CANARY_SECONDS="0", AVAPD_DRAIN_SECONDS=DRAIN_SECONDS,
+            AVAPD_TARGET=f"127.0.0.1:{self.port}", AVAPD_ADMIN_PORT=free_port(), AVAPD_HOST="127.0.0.1",
+            AVAPD_INSECURE="1", AVAPD_REFRESH_SECONDS="0.5",
+            AVAPD_CANARY_SECONDS="0", AVAPD_DRAIN_SECONDS=DRAIN_SECONDS,
         )  # fmt: skip
         engine.podman("run", "--detach", f"--name={NAME}", *PRODUCTION, *values, IMAGE)
         self.calls = Calls(f"127.0.0.1:{self.port}", KEY)
