@@ -13,7 +13,7 @@ from avapd.control import store
 from avapd.control.check import needed_memory
 from avapd.data.worker import LIVENESS
 
-# Settings of TLS, which the manifests name ahead of avapd.
+# The settings of TLS are named ahead: avapd does not have them yet, and takes no notice.
 COMING: Final = {
     "AVAPD_TLS_CERT_FILE", "AVAPD_TLS_KEY_FILE", "AVAPD_TLS_CLIENT_CA_FILE", "AVAPD_HEALTH_PORT", "AVAPD_INSECURE",
 }  # fmt: skip
@@ -39,12 +39,12 @@ def complaints(documents: list[Object]) -> list[str]:
 
 
 def guaranteed(documents: list[Object]) -> Complaints:
-    """QoS class Guaranteed, on whole CPUs: the scheduler's promise, and a number of workers that is no surprise."""
-    for _, container in containers(documents):
+    """QoS class Guaranteed; avapd's on whole CPUs, so that its workers are as many, and may have cores of their own."""
+    for pod, container in containers(documents):
         requests, limits = (container.get("resources", {}).get(key, {}) for key in ("requests", "limits"))
         if requests != limits or not {"cpu", "memory"} <= set(limits):
             yield f"{container['name']}: not Guaranteed: requests {requests}, limits {limits}"
-        if not re.fullmatch(r"[1-9][0-9]*", str(limits.get("cpu"))):
+        if "restartPolicy" not in pod["spec"] and not re.fullmatch(r"[1-9][0-9]*", str(limits.get("cpu"))):
             yield f"{container['name']}: {limits.get('cpu')} is not a whole number of CPUs"
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 import yaml
-from deploy.crosschecks import COMING, complaints
+from clients.tools import installed
+from deploy.crosschecks import complaints
 from deploy.manifests import (
     DEPLOY,
     OVERLAYS,
@@ -35,6 +36,7 @@ from avapd.errors import ConfigError
 pytestmark = pytest.mark.timeout(600)  # the first run installs kubectl and the schemas
 
 KEY = "a-key-of-enough-bytes"
+TLS = {"AVAPD_TLS_CERT_FILE", "AVAPD_TLS_KEY_FILE", "AVAPD_TLS_CLIENT_CA_FILE", "AVAPD_HEALTH_PORT"}
 EXAMPLE = DEPLOY / "kubernetes" / "base" / "secret.example.yaml"
 
 
@@ -160,19 +162,31 @@ def test_a_misfit_is_found(case: str) -> None:
 # --- what avapd makes of it ---------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def mounted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What /run/secrets holds: a Secret of the example's shape, and a certificate of its own authority."""
+    folder = tmp_path_factory.mktemp("secrets")
+    for name in ("avapd", "avapd-tls"):
+        (folder / name).mkdir()
+    for key, text in yaml.safe_load(EXAMPLE.read_text(encoding="utf-8"))["stringData"].items():
+        (folder / "avapd" / key).write_text(KEY if key.endswith("-key") else text, encoding="utf-8")
+    key, certificate = (folder / "avapd-tls" / f"tls.{end}" for end in ("key", "crt"))
+    request = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+    subject = ["-subj", "/CN=avapd", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([installed("openssl"), *request, *subject], check=True, capture_output=True)
+    (folder / "avapd-tls" / "ca.crt").write_bytes(certificate.read_bytes())
+    return folder
+
+
 @pytest.mark.parametrize("name", OVERLAYS)
-def test_avapd_reads_the_environment(name: str, tmp_path: Path) -> None:
-    """The variables of every container, with a Secret of the example's shape, are a configuration without a warning."""
-    secret = yaml.safe_load(EXAMPLE.read_text(encoding="utf-8"))["stringData"]
-    for key, text in secret.items():
-        (tmp_path / key).write_text(KEY if key.endswith("-key") else text, encoding="utf-8")
+def test_avapd_reads_the_environment(name: str, mounted: Path) -> None:
+    """The variables of every container, with the files that they name, are a configuration without a warning."""
     documents = overlay(name)
     for _, container in containers(documents):
         env = environment(container, documents)
-        there = {key: value.replace("/run/secrets/avapd/", f"{tmp_path}/") for key, value in env.items()}
-        read = config.load({key: value for key, value in there.items() if key not in COMING})
+        read = config.load({key: value.replace("/run/secrets", str(mounted)) for key, value in env.items()})
         assert not read.warnings()
-        assert not config.misspelt({key: value for key, value in env.items() if key not in COMING})
+        assert not config.misspelt(env)
         assert read.development == (name == "dev")
 
 
@@ -184,12 +198,13 @@ def test_a_service_called_avapd_admin_would_stop_avapd() -> None:
 
 
 def test_clear_text_is_for_development_alone() -> None:
-    """Every other overlay has the certificate's files and the health port."""
+    """Every other overlay has a certificate, asks clients for theirs, and has the probes' port."""
     for name in OVERLAYS:
         documents = overlay(name)
         for _, container in containers(documents):
-            named = COMING & set(environment(container, documents))
-            assert named == ({"AVAPD_INSECURE"} if name == "dev" else COMING - {"AVAPD_INSECURE"})
+            env = environment(container, documents)
+            assert (env.get("AVAPD_INSECURE") == "1") == (name == "dev")
+            assert (set(env) >= TLS) == (name != "dev")
 
 
 def test_the_probes_ask_for_what_avapd_serves(sample: Database, serve: Callable[..., Server]) -> None:
@@ -239,6 +254,20 @@ def test_the_canary_is_production_and_one_pod_more() -> None:
     assert {key for key in stable if stable[key] != tried[key]} == {"envFrom"}
 
 
+def test_the_table_of_the_overlays_is_true() -> None:
+    """README.md's pods, CPUs, memory and largest catalog are the rendered ones."""
+    text = (DEPLOY / "kubernetes" / "README.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.+?) \| [^|]+ \|$", text, re.MULTILINE))
+    for name in ("dev", "staging", "production"):
+        documents = overlay(name)
+        scaler = [item["spec"] for item in of_kind(documents, "HorizontalPodAutoscaler")]
+        ((_, container),) = containers(documents)
+        size = int(environment(container, documents)["AVAPD_MAX_CATALOG_BYTES"]) >> 20
+        pods = f"{scaler[0]['minReplicas']} to {scaler[0]['maxReplicas']}" if scaler else "1"
+        limits = container["resources"]["limits"]
+        assert rows[name] == f"{pods} | {limits['cpu']}, {limits['memory']} | {size} MiB"
+
+
 def test_the_example_of_a_secret_is_one() -> None:
     """It is valid, and its keys are the files that the settings name."""
     example = yaml.safe_load(EXAMPLE.read_text(encoding="utf-8"))
@@ -246,8 +275,8 @@ def test_the_example_of_a_secret_is_one() -> None:
     named = {
         Path(value).name
         for document in of_kind(overlay("production"), "ConfigMap")
-        for name, value in document["data"].items()
-        if name.endswith("_FILE") and name not in COMING
+        for value in document["data"].values()
+        if value.startswith("/run/secrets/avapd/")
     }
     assert named <= set(example["stringData"])
     assert f"/run/secrets/avapd/{(set(example['stringData']) - named).pop()}" in example["stringData"]["database-url"]
