@@ -35,11 +35,16 @@ _CRDS: Final = {
 }
 
 
-def errors(document: Object, version: str) -> list[str]:
+def is_custom(document: Object) -> bool:
+    """Whether a CRD says what the object may be, and not Kubernetes itself."""
+    return document["apiVersion"].partition("/")[0] in _CRDS
+
+
+def errors(document: Object, version: str = VERSIONS[-1]) -> list[str]:
     """What a cluster of this version would refuse in an object; skips when the schema of its kind cannot be had."""
     group, _, api = document["apiVersion"].rpartition("/")
     arguments = group, document["kind"], api
-    validator = _of_a_crd(*arguments) if group in _CRDS else _built_in(*arguments, version)
+    validator = _of_a_crd(*arguments) if is_custom(document) else _built_in(*arguments, version)
     name = f"{document['kind']} {document['metadata']['name']}"
     return [f"{name}: {error.json_path}: {error.message}" for error in validator.iter_errors(document)]
 
