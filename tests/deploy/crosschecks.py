@@ -40,11 +40,11 @@ def complaints(documents: list[Object]) -> list[str]:
 
 def guaranteed(documents: list[Object]) -> Complaints:
     """QoS class Guaranteed; avapd's on whole CPUs, so that its workers are as many, and may have cores of their own."""
-    for pod, container in containers(documents):
+    for _, container in containers(documents):
         requests, limits = (container.get("resources", {}).get(key, {}) for key in ("requests", "limits"))
         if requests != limits or not {"cpu", "memory"} <= set(limits):
             yield f"{container['name']}: not Guaranteed: requests {requests}, limits {limits}"
-        if "restartPolicy" not in pod["spec"] and not re.fullmatch(r"[1-9][0-9]*", str(limits.get("cpu"))):
+        if container.get("ports") and not re.fullmatch(r"[1-9][0-9]*", str(limits.get("cpu"))):
             yield f"{container['name']}: {limits.get('cpu')} is not a whole number of CPUs"
 
 
@@ -178,7 +178,8 @@ def referred(documents: list[Object]) -> Complaints:
             yield from (f"volume {name}: not both made and mounted" for name in volumes ^ set(mounts))
             env = environment(container, documents)
             paths = [path for name, path in env.items() if name.endswith(("_FILE", "_DIR"))]
-            yield from (f"{path}: no volume is there" for path in paths if not path.startswith(tuple(mounts.values())))
+            inside = tuple(f"{folder}/" for folder in mounts.values())
+            yield from (f"{path}: no volume is there" for path in paths if not f"{path}/".startswith(inside))
     named += [
         ("Deployment", item["spec"]["scaleTargetRef"]["name"]) for item in of_kind(documents, "HorizontalPodAutoscaler")
     ]
@@ -232,11 +233,12 @@ def sized(documents: list[Object]) -> Complaints:
 
 
 def weighted(documents: list[Object]) -> Complaints:
-    """The weights of a route are percents; a canary's is five."""
+    """The weights of a route are percents; a canary that is there gets five."""
+    canary = any(item["metadata"]["name"] == "avapd-canary" for item in of_kind(documents, "Deployment"))
     for route in of_kind(documents, "GRPCRoute"):
         for rule in route["spec"]["rules"]:
             weights = {backend["name"]: backend["weight"] for backend in rule["backendRefs"]}
-            if sum(weights.values()) != 100 or weights.get("avapd-canary", CANARY_PERCENT) != CANARY_PERCENT:
+            if sum(weights.values()) != 100 or (canary and weights.get("avapd-canary") != CANARY_PERCENT):
                 yield f"GRPCRoute: the weights are {weights}"
 
 

@@ -142,6 +142,7 @@ MISFITS: dict[str, tuple[Callable[[list[Object]], None], str]] = {
     "spread": (replaced("Deployment", *POD, "topologySpreadConstraints", value=[]), "not spread"),
     "no settings": (replaced("ConfigMap", "metadata", "name", value="other"), "is named and not there"),
     "no volume": (replaced("ConfigMap", "data", "AVAPD_SNAPSHOT_DIR", value="/data"), "/data: no volume"),
+    "no certificate": (replaced("Deployment", *CONTAINER, "volumeMounts", 0, "mountPath", value="/x"), "tls.crt: no"),
     "no target": (replaced("HorizontalPodAutoscaler", "spec", "scaleTargetRef", "name", value="x"), "Deployment x is"),
     "no backend": (replaced("GRPCRoute", "spec", "rules", 0, "backendRefs", 0, "name", value="x"), "Service x is"),
     "no setting": (replaced("ConfigMap", "data", "AVAPD_REFRESH", value="60"), "AVAPD_REFRESH is no setting"),
