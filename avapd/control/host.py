@@ -41,6 +41,19 @@ def memory_limit(root: Path = _CGROUP) -> int | None:
     return int(text)
 
 
+def memory_used(root: Path = _CGROUP) -> int | None:
+    """Bytes in use as the kubelet counts them: without the file pages that can be dropped. None without a cgroup."""
+    text, idle = _read(root / "memory.current"), "inactive_file "
+    stat = root / "memory.stat"
+    if not text:
+        text, idle = _read(root / "memory/memory.usage_in_bytes"), "total_inactive_file "
+        stat = root / "memory/memory.stat"
+    if not text:
+        return None
+    dropped = (line.removeprefix(idle) for line in _read(stat).splitlines() if line.startswith(idle))
+    return max(0, int(text) - int(next(dropped, "0")))
+
+
 def memory_total() -> int:
     """The host's memory in bytes."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -58,9 +58,24 @@ def test_memory_limit_of_version_1(tmp_path: Path, text: str, limit: int | None)
     assert host.memory_limit(write(tmp_path, memory__memory_dot_limit_in_bytes=text)) == limit
 
 
+def test_memory_in_use_of_version_2(tmp_path: Path) -> None:
+    """memory.current less the inactive_file of memory.stat, and never below nothing."""
+    root = write(tmp_path, memory_dot_current="5000\n", memory_dot_stat="file 9\ninactive_file 1000\nactive_file 2\n")
+    assert host.memory_used(root) == 4000
+    assert host.memory_used(write(root, memory_dot_current="900\n")) == 0
+    assert host.memory_used(write(root, memory_dot_stat="file 9\n")) == 900
+
+
+def test_memory_in_use_of_version_1(tmp_path: Path) -> None:
+    """memory/memory.usage_in_bytes less total_inactive_file, which is with that of the children."""
+    stat = "inactive_file 1\ntotal_inactive_file 1000\n"
+    root = write(tmp_path, memory__memory_dot_usage_in_bytes="5000\n", memory__memory_dot_stat=stat)
+    assert host.memory_used(root) == 4000
+
+
 def test_no_cgroup_is_no_limit(tmp_path: Path) -> None:
     """A host without cgroup files, or with a folder in their place."""
-    assert host.cpu_quota(tmp_path) is host.memory_limit(tmp_path) is None
+    assert host.cpu_quota(tmp_path) is host.memory_limit(tmp_path) is host.memory_used(tmp_path) is None
     (tmp_path / "cpu.max").mkdir()
     (tmp_path / "memory.max").mkdir()
     assert host.cpu_quota(tmp_path) is host.memory_limit(tmp_path) is None
