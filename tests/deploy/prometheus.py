@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import subprocess
 import urllib.parse
@@ -34,14 +35,13 @@ def program(name: str) -> Path:
 def faster(rules: str) -> str:
     """The rules with a second for each minute; nothing has to last longer than two."""
 
-    def seconds(amount: str, unit: str) -> float:
-        return int(amount) * _SECONDS[unit] / 60
+    def shorter(found: re.Match[str], most: float = math.inf) -> str:
+        seconds = int(found[2]) * _SECONDS[found[3]] / 60
+        return f"{found[1]}{round(1000 * min(seconds, most))}ms"
 
-    rules = re.sub(r"\[(\d+)([smhd])\]", lambda found: f"[{round(1000 * seconds(*found.groups()))}ms]", rules)
-    rules = re.sub(
-        r"for: (\d+)([smhd])", lambda found: f"for: {round(1000 * min(seconds(*found.groups()), _LONGEST_FOR))}ms", rules
-    )
-    return re.sub(r"(age_seconds >) (\d+)", lambda found: f"{found[1]} {seconds(found[2], 's'):g}", rules)
+    rules = re.sub(r"(\[)(\d+)([smhd])(?=\])", shorter, rules)
+    rules = re.sub(r"(for: )(\d+)([smhd])", lambda found: shorter(found, _LONGEST_FOR), rules)
+    return re.sub(r"(age_seconds > )(\d+)", lambda found: f"{found[1]}{int(found[2]) / 60:g}", rules)
 
 
 class Alert(NamedTuple):
@@ -57,9 +57,8 @@ class Prometheus:
 
     def __init__(self, folder: Path, instances: Mapping[str, int]) -> None:
         (folder / "alerts.yml").write_text(faster((MONITORING / "alerts.yml").read_text(encoding="utf-8")))
-        targets = (
-            f"      - {{targets: ['127.0.0.1:{port}'], labels: {{instance: {name}}}}}\n" for name, port in instances.items()
-        )
+        target = "      - {{targets: ['127.0.0.1:{}'], labels: {{instance: {}}}}}\n"
+        targets = (target.format(port, name) for name, port in instances.items())
         (folder / "prometheus.yml").write_text(_CONFIGURATION + "".join(targets))
         self.port = free_port()
         with (folder / "log").open("wb") as log:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator
 from importlib import resources
@@ -26,7 +27,7 @@ ROWS = 150
 NOT_FOUND, UNAUTHENTICATED = 5, 16
 # What cannot be caused from outside: a cgroup of the server's own with a limit; and what no metric tells yet.
 UNSEEN = {"AvapMemoryTight", "AvapQuarantined"}
-# Workers in which a name with `slow` takes 5 ms and one with `fail` fails; a master that notices a lost connection soon.
+# Workers in which a name with `slow` takes 5 ms and one with `fail` fails; a master that asks its connection often.
 ALTERED = """
 import sys
 if "avapd.data" in sys.orig_argv:
@@ -83,9 +84,8 @@ class Watch:
 def postgres(own_postgres: Postgres) -> Postgres:
     """A database of its own with ROWS definitions."""
     own_postgres.psql((resources.files("avapd.demo") / "tables.sql").read_text(encoding="utf-8"))
-    own_postgres.psql(
-        f"INSERT INTO obex_dapl_functions (name, code) SELECT 'command_' || i, 'x = 1' FROM generate_series(1, {ROWS}) i"
-    )
+    rows = f"SELECT 'command_' || i, 'x = 1' FROM generate_series(1, {ROWS}) AS i"
+    own_postgres.psql(f"INSERT INTO obex_dapl_functions (name, code) {rows}")
     return own_postgres
 
 
@@ -141,14 +141,13 @@ def test_every_alert_fires(
     watch.wait("AvapWorkerRestarted", "AvapWorkerFlapping", instance="a", cause=lambda: kill_workers(a))
     restarts(watch, ports, start)
     watch.wait("AvapDatabaseDown", "AvapNotListening", "AvapCatalogStale", "AvapCatalogVeryStale", instance="b")
-    # Without a catalog it has none that could be old.
-    assert not watch.firing("c") & {"AvapCatalogStale", "AvapCatalogVeryStale", "AvapNotListening", "AvapCatalogsDiffer"}
+    # The third has no catalog that could be old, or another than theirs.
+    assert not watch.firing("c") & {"AvapCatalogStale", "AvapCatalogVeryStale", "AvapCatalogsDiffer"}
 
     assert set(watch.seen) | UNSEEN == {rule["alert"] for rule in alerts()}
     for alert in watch.seen.values():
         for text in alert.annotations.values():
-            assert not {"<no value>", "<error", "{{"} & set(text.split()), alert
-            assert "<" not in text, alert
+            assert not re.search(r"<|{{|%!", text), alert
 
 
 def changes(watch: Watch, frozen: Server, postgres: Postgres) -> None:
@@ -191,11 +190,9 @@ def kill_workers(server: Server) -> None:
 
 def restarts(watch: Watch, ports: dict[str, str], start: Start) -> None:
     """A server without a database, which serves nothing; started three times."""
-    times: set[float] = set()
     for attempt in range(3):
         server = start(**ports)
-        watch.wait_values("process_start_time_seconds", lambda found: found.get("c", 0) not in {0, *times})
-        times |= {watch.prometheus.values("process_start_time_seconds")["c"]}
+        watch.wait_values("changes(process_start_time_seconds[5m])", lambda found: found.get("c") == attempt)  # noqa: B023
         if attempt < 2:
             server.__exit__()
     watch.wait("AvapRestarting", "AvapNoWorkerServes", "AvapWorkerDown", "AvapCacheTooSmall", instance="c")
