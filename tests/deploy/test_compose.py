@@ -248,7 +248,7 @@ def test_avapd_serves_from_the_database_that_the_scripts_make(
 ) -> None:
     """The scripts run as the image of PostgreSQL runs them; avapd starts with what compose gives it, password and all.
 
-    In production mode, as the role of reader.sql, with an own row of the sample in its answer.
+    In production mode, as the role of reader.sql.
     """
     volumes = [line.removesuffix(":ro").rsplit(":", 1) for line in services(FILES["compose"])["postgres"]["volumes"]]
     scripts = sorted((Path(to).name, copy / source) for source, to in volumes if "initdb.d" in to)
