@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import subprocess
 import urllib.parse
@@ -17,7 +16,6 @@ from support.server import free_port
 
 MONITORING = Path(__file__).parents[2] / "deploy" / "monitoring"
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-_LONGEST_FOR, _LONGEST_AGE = 1.0, 8.0
 _CONFIGURATION = """
 global: {scrape_interval: 500ms, scrape_timeout: 500ms, evaluation_interval: 500ms}
 rule_files: [alerts.yml]
@@ -33,15 +31,24 @@ def program(name: str) -> Path:
 
 
 def faster(rules: str) -> str:
-    """The rules with a second for each minute; nothing has to last longer than one, or to be older than eight."""
+    """The rules with a second for each minute.
 
-    def shorter(found: re.Match[str], most: float = math.inf) -> str:
-        seconds = int(found[2]) * _SECONDS[found[3]] / 60
-        return f"{found[1]}{round(1000 * min(seconds, most))}ms"
+    No range is shorter than half a minute, so that a busy machine gets done within it what must happen in one. Nothing
+    has to last longer than a second, or to be older than eight.
+    """
 
-    rules = re.sub(r"(\[)(\d+)([smhd])(?=\])", shorter, rules)
-    rules = re.sub(r"(for: )(\d+)([smhd])", lambda found: shorter(found, _LONGEST_FOR), rules)
-    return re.sub(r"(age_seconds > )(\d+)", lambda found: f"{found[1]}{min(int(found[2]) / 60, _LONGEST_AGE):g}", rules)
+    def milliseconds(found: re.Match[str]) -> int:
+        return 1000 * int(found[2]) * _SECONDS[found[3]] // 60
+
+    def shorter_range(found: re.Match[str]) -> str:
+        return f"{found[1]}{max(milliseconds(found), 30_000)}ms"
+
+    def shorter_for(found: re.Match[str]) -> str:
+        return f"{found[1]}{min(milliseconds(found), 1000)}ms"
+
+    rules = re.sub(r"(\[)(\d+)([smhd])(?=\])", shorter_range, rules)
+    rules = re.sub(r"(for: )(\d+)([smhd])", shorter_for, rules)
+    return re.sub(r"(age_seconds > )(\d+)", lambda found: f"{found[1]}{min(int(found[2]) / 60, 8):g}", rules)
 
 
 class Alert(NamedTuple):

@@ -130,7 +130,6 @@ def test_every_alert_fires(
 ) -> None:
     """Each for its cause, none on servers that are well, and with texts that are complete."""
     a, b = (server.wait_serving() for server in pair)
-    watch.wait("AvapAbsent")  # Prometheus knows nobody yet
     watch.wait("AvapDown", instance="c")
     wait_until(lambda: stays(lambda: not watch.firing("a") | watch.firing("b"), 1.0), 30, "nothing fires for a while")
 
@@ -138,10 +137,13 @@ def test_every_alert_fires(
     postgres.kill()
     calls(watch, a)
     watch.wait("AvapWorkerRestarted", "AvapWorkerFlapping", instance="a", cause=lambda: kill_workers(a))
-    restarts(watch, ports, start)
+    c = restarts(watch, ports, start)
     watch.wait("AvapDatabaseDown", "AvapNotListening", "AvapCatalogStale", "AvapCatalogVeryStale", instance="b")
     # The third has no catalog that could be old, or another than theirs.
     assert not watch.firing("c") & {"AvapCatalogStale", "AvapCatalogVeryStale", "AvapCatalogsDiffer"}
+    for server in (a, b, c):
+        server.__exit__()
+    watch.wait("AvapAbsent")
 
     assert set(watch.seen) | UNSEEN == {rule["alert"] for rule in alerts()}
     for alert in watch.seen.values():
@@ -187,7 +189,7 @@ def kill_workers(server: Server) -> None:
     wait_until(lambda: len(set(server.workers()) - set(pids)) == len(pids), 20, "new workers")
 
 
-def restarts(watch: Watch, ports: dict[str, str], start: Start) -> None:
+def restarts(watch: Watch, ports: dict[str, str], start: Start) -> Server:
     """A server without a database, which serves nothing; started three times."""
     for attempt in range(3):
         server = start(**ports)
@@ -195,3 +197,4 @@ def restarts(watch: Watch, ports: dict[str, str], start: Start) -> None:
         if attempt < 2:
             server.__exit__()
     watch.wait("AvapRestarting", "AvapNoWorkerServes", "AvapWorkerDown", "AvapCacheTooSmall", instance="c")
+    return server
