@@ -52,9 +52,14 @@ def memory_left(root: Path = _CGROUP, proc: Path = _PROC) -> tuple[int, str]:
     for folder in _memory_cgroups(root, proc):
         limit = _limit(folder)
         if limit is not None:
-            taken = _number(folder / "memory.current") or _number(folder / "memory.usage_in_bytes")
-            left.append((max(0, limit - taken + _unused(folder)), f"the cgroup's limit of {limit >> 20} MiB"))
+            left.append((max(0, limit - _taken(folder)), f"the cgroup's limit of {limit >> 20} MiB"))
     return min(left)
+
+
+def memory_used(root: Path = _CGROUP, proc: Path = _PROC) -> int | None:
+    """Bytes that this process's cgroup has taken, as `memory_left` counts them; None without a cgroup."""
+    folders = _memory_cgroups(root, proc)
+    return max(0, _taken(folders[0])) if folders else None
 
 
 def memory_total() -> int:
@@ -93,10 +98,11 @@ def _limit(folder: Path) -> int | None:
     return int(text)
 
 
-def _unused(folder: Path) -> int:
-    """Bytes of files that nobody used lately; version 1 counts those of the cgroups below as `total_`."""
+def _taken(folder: Path) -> int:
+    """Bytes in use, less those of files nobody used lately; version 1 counts those of cgroups below as `total_`."""
     stat = dict(line.split() for line in _read(folder / "memory.stat").splitlines())
-    return int(stat.get("total_inactive_file", stat.get("inactive_file", 0)))
+    unused = int(stat.get("total_inactive_file", stat.get("inactive_file", 0)))
+    return (_number(folder / "memory.current") or _number(folder / "memory.usage_in_bytes")) - unused
 
 
 def _available(proc: Path) -> int:

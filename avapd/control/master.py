@@ -112,18 +112,22 @@ class Master:
             validator_of(config, children=min(_VALIDATORS_MOST, len(self._cpus))),
             validator_of(config, niceness=_LEAST_PRIORITY),
         ]
-        self._refresh = Refresh(
-            source, self._publisher, self._validators[0], log, signing_key=config.signing_key,
-            seconds=config.refresh_seconds, start_seconds=config.start_check_seconds, on_checked=self._note_check,
-            on_published=self._note_publication, recall=self._store.recall if self._store is not None else dict,
-            budget=Budget(self._count),
-        )  # fmt: skip
+        self._refresh = self._refresh_of(source)
         self._backlog = Backlog(self._refresh, self._publisher, self._validators[1], log)
         self._poll = Poll(self._refresh, self._publisher, log, seconds=config.refresh_seconds)
         self._notifications = Notifications(source.database, config.notify_channel, self._poll.notified, log)
         plane = Plane(self._board, self._poll, self._refresh, self._publisher, self._supervisor, self._notifications)
         self._operator = Operator(plane, log, keep=self._keep_switches)
         self._admin = Admin(registry(plane, config.engine), plane, config.environment)
+
+    def _refresh_of(self, source: Source) -> Refresh:
+        config = self._config
+        return Refresh(
+            source, self._publisher, self._validators[0], self._log, signing_key=config.signing_key,
+            seconds=config.refresh_seconds, start_seconds=config.start_check_seconds, on_checked=self._note_check,
+            on_published=self._note_publication, recall=self._store.recall if self._store is not None else dict,
+            budget=Budget(self._count),
+        )  # fmt: skip
 
     def _note_publication(self, snap: Snapshot, entry: Entry) -> None:
         if self._store is not None:

@@ -5,6 +5,7 @@ No label value comes from a client.
 
 from __future__ import annotations
 
+import math
 import platform
 import time
 from collections.abc import Iterator
@@ -20,9 +21,12 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from avapd import __version__
-from avapd.control import guard
+from avapd.control import guard, host
 from avapd.control.plane import Plane
 from avapd.shared.board import BUCKETS, CONNECTIONS, METHODS, STATUSES
+
+# A float holds so much of a hash exactly, and one series tells replicas apart; a label would make one for each change.
+_FINGERPRINT_DIGITS = 12
 
 
 def registry(plane: Plane, engine: str) -> CollectorRegistry:
@@ -48,6 +52,7 @@ class _Avapd(Collector):
         yield from self._catalog()
         yield from self._polls()
         yield from self._workers()
+        yield from _memory()
         build = InfoMetricFamily("avap_build", "Version of avapd and what it runs on")
         build.add_metric([], {"version": __version__, "python": platform.python_version(), "engine": self._engine})
         yield build
@@ -80,6 +85,10 @@ class _Avapd(Collector):
         current = self._publisher.current
         yield GaugeMetricFamily("avap_cache_size", "Definitions in RAM", len(current.view) if current else 0)
         yield GaugeMetricFamily("avap_generation", "Generation that is served, 0 for none", self._publisher.generation)
+        fingerprint = int(current.view.version_hash[:_FINGERPRINT_DIGITS], 16) if current else 0
+        yield GaugeMetricFamily(
+            "avap_catalog_fingerprint", "The first 48 bits of the version_hash that is served, 0 for none", fingerprint
+        )
         yield GaugeMetricFamily("avap_snapshot_bytes", "Size of the snapshot", current.total if current else 0)
         times = self._refresh.times
         for name, value, meaning in (
@@ -141,3 +150,12 @@ class _Avapd(Collector):
             rows = (self._board.row(2 * slot.number), self._board.row(2 * slot.number + 1))
             connections.add_metric(label, sum(row[CONNECTIONS] for row in rows))
         yield from (up, generation, restarts, connections)
+
+
+def _memory() -> Iterator[Metric]:
+    """Of the cgroup, which is master and workers together; no number where there is none."""
+    used, limit = host.memory_used(), host.memory_limit()
+    yield GaugeMetricFamily("avap_memory_used_bytes", "Memory of the cgroup in use", math.nan if used is None else used)
+    yield GaugeMetricFamily(
+        "avap_memory_limit_bytes", "Memory limit of the cgroup", math.nan if limit is None else limit
+    )

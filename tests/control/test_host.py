@@ -112,9 +112,30 @@ def test_without_a_limit_the_host_tells_what_is_left(tmp_path: Path) -> None:
     assert host.memory_left(root, root / "proc")[1] == "the host's memory"
 
 
+def test_memory_in_use_of_version_2(tmp_path: Path) -> None:
+    """memory.current less the inactive_file of memory.stat, and never below nothing."""
+    root = write(
+        tmp_path,
+        memory_dot_max="max",
+        memory_dot_current="5000\n",
+        memory_dot_stat="file 9\ninactive_file 1000\nactive_file 2\n",
+    )
+    assert host.memory_used(root, root) == 4000
+    assert host.memory_used(write(root, memory_dot_current="900\n"), root) == 0
+    assert host.memory_used(write(root, memory_dot_stat="file 9\n"), root) == 900
+
+
+def test_memory_in_use_of_version_1(tmp_path: Path) -> None:
+    """memory/memory.usage_in_bytes less total_inactive_file, which is with that of the children."""
+    stat = "inactive_file 1\ntotal_inactive_file 1000\n"
+    more = {"memory__memory_dot_limit_in_bytes": "9000", "memory__memory_dot_usage_in_bytes": "5000\n"}
+    root = write(tmp_path, memory__memory_dot_stat=stat, **more)
+    assert host.memory_used(root, root) == 4000
+
+
 def test_no_cgroup_is_no_limit(tmp_path: Path) -> None:
     """A host without cgroup files, or with a folder in their place."""
-    assert host.cpu_quota(tmp_path) is host.memory_limit(tmp_path) is None
+    assert host.cpu_quota(tmp_path) is host.memory_limit(tmp_path) is host.memory_used(tmp_path) is None
     (tmp_path / "cpu.max").mkdir()
     (tmp_path / "memory.max").mkdir()
     assert host.cpu_quota(tmp_path) is host.memory_limit(tmp_path) is None

@@ -16,8 +16,11 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from avapd import __version__
-from avapd.control.catalog import REASONS
+from avapd.control import host
+from avapd.control.catalog import REASONS, Definition
+from avapd.control.encode import message
 from avapd.control.metrics import registry
+from avapd.control.packer import Packer
 from avapd.control.plane import Plane as PlaneParts
 from avapd.control.poll import RESULTS, Poll
 from avapd.control.publisher import Publisher
@@ -52,6 +55,9 @@ CONTRACT = {
     "avap_worker_restarts_total": ("worker",),
     "avap_connections": ("worker",),
     "avap_snapshot_bytes": (),
+    "avap_catalog_fingerprint": (),
+    "avap_memory_used_bytes": (),
+    "avap_memory_limit_bytes": (),
     "avap_definitions_rejected": ("reason",),
     "avap_database_listening": (),
     "avap_updates_frozen": (),
@@ -209,12 +215,37 @@ def test_connections_are_those_of_both_rows_of_a_slot(plane: Plane) -> None:
 
 def test_nothing_has_happened_yet(plane: Plane) -> None:
     """Before the first read: no catalog, no database, times of 0, and an age that is no number."""
-    for name in ("avap_cache_size", "avap_generation", "avap_snapshot_bytes", "avap_database_up"):
-        assert plane.value(name) == 0
+    for name in ("cache_size", "generation", "catalog_fingerprint", "snapshot_bytes", "database_up"):
+        assert plane.value(f"avap_{name}") == 0
     for name in ("attempt", "check", "change", "activation"):
         assert plane.value(f"avap_last_{name}_timestamp_seconds") == 0
     assert math.isnan(plane.value("avap_catalog_age_seconds"))
     assert plane.value("avap_worker_up", worker="0") == 0
+
+
+def test_a_catalog_has_its_fingerprint(plane: Plane) -> None:
+    """The first 48 bits of the hash, exactly, so that it is equal on all replicas that serve the same."""
+    definition = Definition(name="si", type="function", interface_json="[]", code=b"x = 1", hash="0" * 64)
+    snapshot = Packer().pack(1, map(message, [definition]))
+    plane.publisher.current = snapshot
+    try:
+        fingerprint = plane.value("avap_catalog_fingerprint")
+        assert f"{int(fingerprint):012x}" == snapshot.view.version_hash[:12]
+    finally:
+        plane.publisher.current = None
+        snapshot.close()
+
+
+def test_memory_is_that_of_the_cgroup(plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In use and limit in bytes; no number where the host sets none."""
+    monkeypatch.setattr(host, "memory_used", lambda: 300)
+    monkeypatch.setattr(host, "memory_limit", lambda: 400)
+    assert plane.value("avap_memory_used_bytes") == 300
+    assert plane.value("avap_memory_limit_bytes") == 400
+    monkeypatch.setattr(host, "memory_used", lambda: None)
+    monkeypatch.setattr(host, "memory_limit", lambda: None)
+    assert math.isnan(plane.value("avap_memory_used_bytes"))
+    assert math.isnan(plane.value("avap_memory_limit_bytes"))
 
 
 def test_polls_are_told_by_result(plane: Plane) -> None:

@@ -221,9 +221,13 @@ def sized(documents: list[Object]) -> Complaints:
         pod = pod_of(deployment)["spec"]
         for container in pod["containers"]:
             limits = container.get("resources", {}).get("limits", {})
-            catalog = int(environment(container, documents).get("AVAPD_MAX_CATALOG_BYTES", 1 << 30))
+            settings = environment(container, documents)
+            catalog, answer = (
+                int(settings.get(f"AVAPD_MAX_{name}_BYTES", default))
+                for name, default in (("CATALOG", 1 << 30), ("ANSWER", 32 << 20))
+            )
             cpus = re.match(r"[0-9]*", str(limits.get("cpu"))) or [""]
-            needed = needed_memory(catalog, int(cpus[0] or 1))
+            needed = needed_memory(catalog, int(cpus[0] or 1), answer)
             if needed > 0.7 * octets(limits.get("memory", "0")):
                 yield f"a catalog of {catalog} bytes needs {needed}, more than 70 % of {limits.get('memory')}"
             disk = (store.CATALOGS_KEPT + 1) * catalog + HISTORY_BYTES

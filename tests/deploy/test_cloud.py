@@ -112,7 +112,8 @@ def test_secrets_are_references(example: Example) -> None:
 
 def test_what_the_container_may_have_is_enough(example: Example) -> None:
     """The largest catalog that is let in fits with a worker on each CPU, as `avapd check` reckons: 70 % at the peak."""
-    assert needed_memory(load(example).max_catalog_bytes, example.cpus) <= 0.7 * example.memory
+    config = load(example)
+    assert needed_memory(config.max_catalog_bytes, example.cpus, config.max_answer_bytes) <= 0.7 * example.memory
 
 
 def test_it_drains_before_it_is_killed(example: Example) -> None:

@@ -125,7 +125,6 @@ def test_clear_text_is_said_aloud(terraform: Terraform) -> None:
     assert terraform.values(tls_secret_name=None)["settings"] == {"AVAPD_INSECURE": "1"}
 
 
-@pytest.mark.skipif(not CHART.exists(), reason="the chart is not in this tree")
 @pytest.mark.parametrize(
     "variables", [{}, {"tls_secret_name": None, "database_cidrs": ["10.0.0.0/8"], "signing": True}]
 )
