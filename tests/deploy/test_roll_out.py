@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 ACTION, KUBERNETES = Path(".github", "actions", "roll-out"), Path("deploy", "kubernetes")
 RUNS, NEW = (f"ghcr.io/owner/avapd@sha256:{digit * 64}" for digit in "12")
 
+
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """A checkout, since the script puts images into the overlays."""
