@@ -24,16 +24,18 @@ from support.calls import Calls
 from support.waiting import wait_until
 
 KEY = "test-key-of-enough-length"
-_PORTS = (10_000, 32_000)
+_PORTS = range(10_000, 32_000)
 
 
 def free_port() -> int:
     """A loopback port nobody listens on, below those that the kernel gives to outgoing connections.
 
-    One of theirs could be taken by any client before the server that it is meant for has bound it.
+    One of theirs could be taken by any client before the server that it is meant for has bound it. Test processes that
+    run at the same time have ports of their own.
     """
+    number, count = (int(os.environ.get(f"PYTEST_XDIST_WORKER{name}", "0").strip("gw")) for name in ("", "_COUNT"))
     while True:
-        port = random.randrange(*_PORTS)
+        port = random.choice(_PORTS[number :: max(count, 1)])
         with socket.socket() as sock, contextlib.suppress(OSError):
             sock.bind(("127.0.0.1", port))
             return port
