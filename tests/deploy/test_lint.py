@@ -8,14 +8,13 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import yaml
-from clients.tools import wheels
+from clients.tools import program_in, wheels
 
 ROOT = Path(__file__).parents[2]
 LINTERS = Path(__file__).parent / "linters" / "requirements.txt"
@@ -54,13 +53,10 @@ TOOLS = {
 def complaints(tool: Tool, *files: Path) -> str:
     """What a tool has against files; empty when it ends with 0."""
     installed = wheels(LINTERS)
-    program = installed / "bin" / tool.command[0]
     # actionlint gives inline scripts to the shellcheck it finds.
     env = {"PATH": f"{installed / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(installed)}
-    python = [sys.executable] if program.read_bytes().startswith(b"#!") else []
-    done = subprocess.run(
-        [*python, program, *tool.command[1:], *files], cwd=ROOT, env=env, capture_output=True, text=True, check=False
-    )
+    command = [*program_in(installed, tool.command[0]), *tool.command[1:], *files]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     return "" if done.returncode == 0 else f"{done.stdout}{done.stderr}"
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
-from clients.tools import installed, wheels
+from clients.tools import installed, program_in, wheels
 
 MODULE = Path(__file__).parents[2] / "deploy" / "terraform"
 CHART = MODULE.parent / "helm" / "avapd"
@@ -134,9 +134,9 @@ def test_the_chart_takes_the_values(terraform: Terraform, variables: dict[str, A
     merged = over(defaults, terraform.values(**variables))
     (terraform.folder / "values.json").write_text(json.dumps(merged), encoding="utf-8")
     tools = wheels(LINTERS)
-    program, schema = tools / "bin" / "check-jsonschema", CHART / "values.schema.json"
     env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(tools)}
-    command: list[str | Path] = [program, "--schemafile", schema, "values.json"]
+    program = program_in(tools, "check-jsonschema")
+    command = [*program, "--schemafile", CHART / "values.schema.json", "values.json"]
     done = subprocess.run(command, cwd=terraform.folder, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 

@@ -40,7 +40,7 @@ from avapd.config import ENGINES
 
 KIB, MIB = 1 << 10, 1 << 20
 CLOSED_SECONDS = 1.0
-VICTIM_SECONDS = 0.25  # a busy machine, one process for attacker and victim; the exact ratio is the bench's business
+VICTIM_SECONDS = 0.5  # a busy machine, one process for attacker and victim; the exact ratio is the bench's business
 ATTACKERS = 100
 ATTACKER_BYTES = 256 * KIB
 AMPLIFICATION = 10

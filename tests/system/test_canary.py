@@ -137,6 +137,7 @@ def test_what_a_worker_refused_can_be_approved(poisonable: Server, sample: Datab
     sample.insert([("poison", "[]", "function", "die at once")])
     wait_until(lambda: refused(poisonable), 6.0)
     candidate = poisonable.status()["refused"].rpartition(" ")[2]
+    poisonable.wait_serving()  # else a spare worker goes first
     restarts = poisonable.metric("avap_worker_restarts_total")
     done = poisonable.order("approve", candidate)
     assert done.returncode == 1
