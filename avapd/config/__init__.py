@@ -51,6 +51,7 @@ def load(environ: Mapping[str, str], overrides: Mapping[str, str] | None = None)
     overrides = overrides or {}
     values: dict[str, Any] = {}
     problems: list[str] = []
+    malformed: set[str] = set()
     for name, setting in settings().items():
         try:
             text = _text(setting, environ, overrides.get(name))
@@ -62,7 +63,8 @@ def load(environ: Mapping[str, str], overrides: Mapping[str, str] | None = None)
         except ValueError as error:
             named = setting.variables[0] if name in overrides else _variable(setting, environ)
             problems.append(f"{named} {error}")
-    problems += _contradictions(values)
+            malformed.add(name)
+    problems += _contradictions(values) + _exposures(values, malformed)
     if problems:
         raise ConfigError(problems)
     values.setdefault("api_keys", ())
@@ -117,10 +119,10 @@ def _contradictions(values: Mapping[str, Any]) -> list[str]:
         found.append("PORT and AVAPD_ADMIN_PORT are the same")
     if values.get("pre_drain_seconds", 1.0) > values.get("drain_seconds", 30.0):
         found.append("AVAPD_PRE_DRAIN_SECONDS is longer than AVAPD_DRAIN_SECONDS")
-    return found + _exposures(values)
+    return found
 
 
-def _exposures(values: Mapping[str, Any]) -> list[str]:
+def _exposures(values: Mapping[str, Any], malformed: set[str]) -> list[str]:
     """What would leave the service, or its clients, less protected than was asked for."""
     found = []
     environment = values.get("environment", "production")
@@ -129,7 +131,12 @@ def _exposures(values: Mapping[str, Any]) -> list[str]:
     if given and not {"tls_cert_file", "tls_key_file"} <= set(given):
         missing = [names[name] for name in ("tls_cert_file", "tls_key_file") if name not in given]
         found.append(f"{names[given[0]]} is set without {' and '.join(missing)}")
-    elif environment in GUARDED and not given and not values.get("insecure"):
+    elif (
+        environment in GUARDED
+        and not given
+        and not values.get("insecure")
+        and not malformed & {"environment", "insecure"}
+    ):
         found.append(
             f"{environment} serves TLS (AVAPD_TLS_CERT_FILE and AVAPD_TLS_KEY_FILE) or, when AVAPD_INSECURE=1 asks for "
             "it, clear text; neither is set"

@@ -31,7 +31,7 @@ from avapd.shared import memory
 from avapd.shared.channel import Certificates as Message
 
 POLL_SECONDS: Final = 2.0
-SOON_SECONDS: Final = 14 * 86_400
+SOON_DAYS: Final = 14
 _MOST_BYTES: Final = 512 << 10
 _BLOCK: Final = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 # What OpenSSL calls the mistakes that people make.
@@ -232,7 +232,7 @@ class Certificates(Collector):
     def _show(self) -> None:
         self._publish(Message(client_ca=self._bundle.client_ca), self._fd)
         ends = {f"{name}_expires": _utc(at) for name, at in self._bundle.expires.items()}
-        if min(self._bundle.expires.values()) < time.time() + SOON_SECONDS:
+        if min(self._bundle.expires.values()) < time.time() + SOON_DAYS * 86_400:
             self._log.warn("Certificates Expire Soon", **ends)
         else:
             self._log.info("Certificates Shown", **ends)

@@ -94,24 +94,11 @@ class Master:
         self._count = config.workers or len(self._cpus)
         self._certificates = Certificates(config, log) if config.tls else None
         self._claim = claim(config.host, config.port)
-        listeners = open_listeners(config.host, config.port, self._count)
-        health = open_listeners(config.host, config.health_port, self._count) if config.health_port else None
         rows = 2 * self._count
         self._board = board.Board(board.create(rows), rows)
         self._board[board.FRESH_FOR] = int(_FRESH_INTERVALS * config.refresh_seconds * 1e9)
         self._publisher = Publisher(log, config.canary_seconds)
-        self._supervisor = Supervisor(
-            board=self._board,
-            listeners=listeners,
-            describe=self._describe,
-            environ=environment(os.environ, config.threadpool),
-            audience=self._publisher,
-            log=log,
-            silence_seconds=config.silence_seconds,
-            health_listeners=health,
-        )
-        if self._certificates is not None:
-            self._certificates.publish_to(self._supervisor.send_certificates)
+        self._supervisor = self._supervise()
         self._publisher.spare = self._supervisor.start_spare
         source = source_of(config)
         self._store = Store(config.snapshot_dir, config.signing_key, log) if config.snapshot_dir else None
@@ -138,6 +125,24 @@ class Master:
             on_published=self._note_publication, recall=self._store.recall if self._store is not None else dict,
             budget=Budget(self._count),
         )  # fmt: skip
+
+    def _supervise(self) -> Supervisor:
+        """The supervisor, on sockets of its own. Raises SocketError."""
+        config = self._config
+        ports = [open_listeners(config.host, port, self._count) for port in (config.port, config.health_port) if port]
+        made = Supervisor(
+            board=self._board,
+            listeners=ports[0],
+            health_listeners=ports[1] if config.health_port else None,
+            describe=self._describe,
+            environ=environment(os.environ, config.threadpool),
+            audience=self._publisher,
+            log=self._log,
+            silence_seconds=config.silence_seconds,
+        )
+        if self._certificates is not None:
+            self._certificates.publish_to(made.send_certificates)
+        return made
 
     def _note_publication(self, snap: Snapshot, entry: Entry) -> None:
         if self._store is not None:
