@@ -369,7 +369,8 @@ def test_an_authority_of_the_database_is_not_weakened_by_the_url() -> None:
     for mode in ("disable", "prefer", "require", "verify-ca"):
         (problem,) = problems({**GOOD, "AVAPD_DATABASE_CA_FILE": "/ca.pem", "DATABASE_URL": f"{URL}?sslmode={mode}"})
         assert problem.startswith("AVAPD_DATABASE_CA_FILE ")
-    assert config.load({**GOOD, "AVAPD_DATABASE_CA_FILE": "/ca.pem", "DATABASE_URL": f"{URL}?sslmode=verify-full"})
+    url = f"{URL}?sslmode=verify-full"
+    assert config.load({**GOOD, "AVAPD_DATABASE_CA_FILE": "/ca.pem", "DATABASE_URL": url}).database_url == url
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "::1", "127.8.8.8"])

@@ -2,7 +2,7 @@
 
     files ──read──► contents ──prove──► Bundle ──► memory ──► workers      at the start, on SIGHUP, when they change
 
-The files are read every few seconds and compared by content: that sees a copy, a rename, and the swapped symlink by
+The files are read every second and compared by content: that sees a copy, a rename, and the swapped symlink by
 which Kubernetes replaces a whole folder. They are proved by a handshake in memory with a client that trusts nothing
 else: a key of another certificate, one that has expired, one that is not for servers end there and not in front of the
 clients. Then the old one stays, with an ERROR and a count. Nothing of what the files hold ever stands in a message.
@@ -30,7 +30,7 @@ from avapd.log import Log
 from avapd.shared import memory
 from avapd.shared.channel import Certificates as Message
 
-POLL_SECONDS: Final = 2.0
+POLL_SECONDS: Final = 1.0
 SOON_DAYS: Final = 14
 _MOST_BYTES: Final = 512 << 10
 _BLOCK: Final = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
@@ -187,7 +187,7 @@ class Certificates(Collector):
         self._show()
 
     async def run(self) -> None:
-        """Look at the files every few seconds."""
+        """Look at the files every second."""
         while True:
             await asyncio.sleep(POLL_SECONDS)
             # In a thread, for a file may lie on a network that hangs.
