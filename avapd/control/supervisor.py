@@ -141,10 +141,13 @@ class Supervisor:
     # --- starting ---------------------------------------------------------------------------------------
 
     def _start(self, slot: Slot) -> Worker | None:
+        rows = self._free_rows(slot)
+        if not rows:  # two are on their way out, a spare one maybe: tried again with the next tick
+            return None
         try:
             # Already so, unless the last worker's engine shut it down in its fall.
             slot.listener.listen(BACKLOG)
-            worker = self._launch(slot, self._free_rows(slot)[0], spare=False)
+            worker = self._launch(slot, rows[0], spare=False)
             if slot.health is not None:
                 slot.health.listen(BACKLOG)
                 worker.send(Adopt(slot=slot.number, health=True), slot.health.fileno())
@@ -331,6 +334,7 @@ class Supervisor:
             old = slot.worker
             if old is None or not old.serving:
                 continue
+            await self._wait_for(partial(self._has_room, slot), BOOT_SECONDS)
             new = self._start(slot)
             if new is None or not await self._wait_for(partial(self._settled, new), BOOT_SECONDS) or not new.serving:
                 self._log.error("Replacement Stopped", worker=slot.number)
@@ -339,6 +343,9 @@ class Supervisor:
             if not await self._wait_for(partial(self._gone, old), drain_seconds + 1):
                 old.signal(signal.SIGKILL)
         self._log.info("Workers Replaced", workers=len(self.slots))
+
+    def _has_room(self, slot: Slot) -> bool:
+        return bool(self._free_rows(slot))
 
     def _gone(self, worker: Worker) -> bool:
         return worker.pid not in self._workers

@@ -156,7 +156,8 @@ def test_grpcurl_speaks_mtls(target: str, folder: Folder) -> None:
     def call(*options: str) -> Done:
         command = [
             str(program), "-cacert", str(folder.path / "ca.pem"), *options,
-            "-H", f"x-avap-auth: {KEY}", "-max-time", "10", "-import-path", str(PROTO), "-proto", "avap.proto", "-d", '{"name": "addVar"}',
+            "-H", f"x-avap-auth: {KEY}", "-max-time", "10",
+            "-import-path", str(PROTO), "-proto", "avap.proto", "-d", '{"name": "addVar"}',
             target, "avap.DefinitionEngine/GetCommand",
         ]  # fmt: skip
         return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
