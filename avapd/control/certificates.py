@@ -34,6 +34,7 @@ POLL_SECONDS: Final = 1.0
 SOON_DAYS: Final = 14
 _MOST_BYTES: Final = 512 << 10
 _BLOCK: Final = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
+_KEY: Final = re.compile(rb"-----BEGIN ((?:[A-Z]+ )*PRIVATE KEY)-----.+?-----END \1-----", re.DOTALL)
 # What OpenSSL calls the mistakes that people make.
 _REASONS: Final = {
     "KEY_VALUES_MISMATCH": "is the key of another certificate",
@@ -83,7 +84,10 @@ def _content(variable: str, path: str) -> bytes:
 def prove(contents: Contents) -> Bundle:
     """Have the certificate shown in a handshake. Raises CertificateError."""
     chain = _blocks("AVAPD_TLS_CERT_FILE", contents.cert)
-    pem = b"\n".join((*chain, contents.key))
+    key = _KEY.search(contents.key)  # it may stand in one file with the certificate
+    if key is None:
+        raise CertificateError("AVAPD_TLS_KEY_FILE holds no PEM private key")
+    pem = b"\n".join((*chain, key[0]))
     try:
         ends = _ends(chain)
         ends.append(_shake(_server(pem), chain[0]))
