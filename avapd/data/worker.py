@@ -373,11 +373,14 @@ class Worker:
     # --- the end --------------------------------------------------------------------------------------------
 
     async def _drain(self) -> None:
-        """NOT_SERVING first, while connections are still taken; then no more connections; then the calls in flight."""
+        """NOT_SERVING first, while connections are still taken; then no more connections; then the calls in flight.
+
+        Who has been replaced already does not say NOT_SERVING: a probe that reached it would take it for the service's.
+        """
         self._row[words.STATE] = State.DRAINING
-        await self._engine.drain()
         left = self._start.drain_seconds
         if self._pre_drain:
+            await self._engine.drain()
             await asyncio.sleep(self._start.pre_drain_seconds)
             left -= self._start.pre_drain_seconds
         if self._listener is not None:

@@ -146,7 +146,8 @@ class Release:
 class Drain:
     """Stop: NOT_SERVING, pre-drain, no new connections, finish what is in flight, exit 0.
 
-    `at_once` leaves the pre-drain out: the slot's socket has another worker already, so nobody has to be warned.
+    `at_once` leaves NOT_SERVING and the pre-drain out: the slot's socket has another worker already, so nobody has to
+    be warned.
     """
 
     at_once: bool
