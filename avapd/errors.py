@@ -49,6 +49,13 @@ class ConfigError(AvapdError):
         self.problems = problems
 
 
+class CertificateError(AvapdError):
+    """A certificate, its key or the clients' authorities cannot be used; the text names the setting."""
+
+    exit_code = Exit.CONFIG
+    hint = "`avapd check` looks at them; a renewed pair is read by itself, or at once on SIGHUP"
+
+
 # --- the database's ----------------------------------------------------------------------------------
 
 

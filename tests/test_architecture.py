@@ -41,7 +41,7 @@ GUARDED: dict[str, tuple[str, ...]] = {
     "asyncpg": ("control/source/connection.py",),
     "prometheus_client": ("control",),
     "subprocess": ("control", "demo"),
-    "grpc": ("data/grpcio_engine.py", "client"),
+    "grpc": ("data/grpcio_engine.py", "data/grpcio_doors.py", "client"),
     **dict.fromkeys(("grpc_health", "grpc_reflection"), ("data/grpcio_engine.py", "data/reflection.py", "client")),
 }
 # What a room must not even take from the standard library.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 import sys
 import traceback
 from pathlib import Path
@@ -20,7 +21,16 @@ from avapd.wire.limits import Limits
 
 URL = "postgresql://reader:p%40ss@db.example:5432/avap"
 KEY = "a-key-of-enough-length"
-GOOD = {"DATABASE_URL": URL, "API_KEY": KEY}
+BARE = {"DATABASE_URL": URL, "API_KEY": KEY}
+GOOD = {**BARE, "AVAPD_INSECURE": "1"}
+# What a setting that is changed alone needs beside it, or must not have.
+BESIDE: dict[str, dict[str, str]] = {
+    "tls_cert_file": {"AVAPD_TLS_KEY_FILE": "/key.pem"},
+    "tls_key_file": {"AVAPD_TLS_CERT_FILE": "/cert.pem"},
+    "tls_client_ca_file": {"AVAPD_TLS_CERT_FILE": "/cert.pem", "AVAPD_TLS_KEY_FILE": "/key.pem"},
+    "insecure": {"AVAPD_ENV": "test", "AVAPD_INSECURE": ""},
+    "anonymous": {"AVAPD_ENV": "development", "AVAPD_HOST": "127.0.0.1"},
+}
 MIB = 1 << 20
 INTEGERS = ["", " ", "x", "1.5", "-1", "+1", "1e3", " 80", "80 ", "80\n", "0x50", "٣", "9" * 18, "9" * 5000]
 SECONDS = ["", "x", "-1", "1e3", ".5", "5.", "nan", "inf", "1 s", "1,5", "٣", "9" * 5000, "0.1234567"]
@@ -28,6 +38,14 @@ SECONDS = ["", "x", "-1", "1e3", ".5", "5.", "nan", "inf", "1 s", "1,5", "٣", "
 CASES: dict[str, tuple[str, Any, str, Any, list[str]]] = {
     "host": ("AVAPD_HOST", "[::]", "127.0.0.1", "127.0.0.1", []),
     "port": ("PORT", 50051, "8080", 8080, [*INTEGERS, "0", "65536"]),
+    "tls_cert_file": ("AVAPD_TLS_CERT_FILE", "", "/cert.pem", "/cert.pem", []),
+    "tls_key_file": ("AVAPD_TLS_KEY_FILE", "", "/key.pem", "/key.pem", []),
+    "tls_client_ca_file": ("AVAPD_TLS_CLIENT_CA_FILE", "", "/ca.pem", "/ca.pem", []),
+    "insecure": ("AVAPD_INSECURE", False, "1", True, ["", "2", "yes", "on", "true", " 1"]),
+    "health_port": ("AVAPD_HEALTH_PORT", 0, "8080", 8080, [*INTEGERS, "0", "65536"]),
+    "anonymous": ("AVAPD_ANONYMOUS", False, "on", True, ["", "true", "1", "ON"]),
+    "seed": ("AVAPD_SEED", 0, "7", 7, [*INTEGERS, "2147483649"]),
+    "database_ca_file": ("AVAPD_DATABASE_CA_FILE", "", "/ca.pem", "/ca.pem", []),
     "threadpool": ("UV_THREADPOOL_SIZE", 64, "4", 4, [*INTEGERS, "0", "1025"]),
     "environment": ("AVAPD_ENV", "production", "test", "test", ["", "prod", "Production", "test "]),
     "workers": ("AVAPD_WORKERS", 0, "3", 3, [*INTEGERS, "0", "257"]),
@@ -102,10 +120,12 @@ def test_the_cases_of_this_file_are_all_settings() -> None:
 def test_a_setting_has_a_default_a_variable_and_a_flag(field: str) -> None:
     """Unset and empty mean the default; the variable is read; the flag wins over it."""
     variable, default, text, value, _ = CASES[field]
-    assert value_of(config.load(GOOD), field) == default
-    assert value_of(config.load({**GOOD, variable: ""}), field) == default
-    assert value_of(config.load({**GOOD, variable: text}), field) == value
-    assert value_of(config.load({**GOOD, variable: "malformed"}, {field: text}), field) == value
+    good = {**GOOD, **({"AVAPD_ENV": "test", "AVAPD_INSECURE": ""} if field == "insecure" else {})}
+    assert value_of(config.load(good), field) == default
+    assert value_of(config.load({**good, variable: ""}), field) == default
+    good |= BESIDE.get(field, {})
+    assert value_of(config.load({**good, variable: text}), field) == value
+    assert value_of(config.load({**good, variable: "malformed"}, {field: text}), field) == value
 
 
 @pytest.mark.parametrize(("field", "text"), [(field, text) for field, case in CASES.items() for text in case[4]])
@@ -270,11 +290,115 @@ def test_the_canonical_name_of_the_signing_key_wins() -> None:
 
 def test_sample_keys_are_warned_of() -> None:
     """Keys of public samples work in development, loudly, and the warning does not repeat them."""
-    environ = {**GOOD, "AVAPD_ENV": "development", "API_KEY": "Avap-Secret-Key", "SIGNING_KEY": "changeme"}
+    environ = {**BARE, "AVAPD_ENV": "development", "API_KEY": "Avap-Secret-Key", "SIGNING_KEY": "changeme"}
     warnings = config.load(environ).warnings()
     assert [warning.split()[0] for warning in warnings] == ["API_KEY", "SIGNING_KEY"]
     assert not any(key in warning.lower() for key in config.SAMPLE_KEYS for warning in warnings if "-" in key)
-    assert config.load(GOOD).warnings() == []
+    assert config.load({**GOOD, "AVAPD_ENV": "test"}).warnings() == []
+
+
+# --- clear text and TLS -----------------------------------------------------------------------------------------
+
+CERTIFICATE = {"AVAPD_TLS_CERT_FILE": "/cert.pem", "AVAPD_TLS_KEY_FILE": "/key.pem"}
+
+
+@pytest.mark.parametrize("environment", config.ENVIRONMENTS)
+def test_production_and_staging_serve_clear_text_only_when_asked(environment: str) -> None:
+    """Without TLS and without AVAPD_INSECURE=1 both are named; development and test need neither."""
+    bare = {**BARE, "AVAPD_ENV": environment}
+    if environment in {"development", "test"}:
+        assert not config.load(bare).tls
+    else:
+        for refused in ("", "0"):
+            (problem,) = problems({**bare, "AVAPD_INSECURE": refused})
+            assert {"AVAPD_TLS_CERT_FILE", "AVAPD_TLS_KEY_FILE", "AVAPD_INSECURE=1"} <= set(
+                re.findall(r"[A-Z_]+(?:=1)?", problem)
+            )
+    assert config.load({**bare, "AVAPD_INSECURE": "1"}).insecure
+    assert config.load({**bare, **CERTIFICATE}).tls
+
+
+@pytest.mark.parametrize("lonely", ["AVAPD_TLS_CERT_FILE", "AVAPD_TLS_KEY_FILE", "AVAPD_TLS_CLIENT_CA_FILE"])
+def test_a_certificate_and_its_key_go_together(lonely: str) -> None:
+    """Half of it is not TLS, and must not end in clear text."""
+    (problem,) = problems({**GOOD, lonely: "/x.pem"})
+    assert problem.startswith(f"{lonely} is set without ")
+    assert all(name in problem for name in CERTIFICATE)
+
+
+def test_clear_text_is_warned_of_where_it_was_asked_for() -> None:
+    """In production and staging; and the permission is, where TLS makes it useless."""
+    for environment, certificate, words in (
+        ("production", {}, "clear text"),
+        ("staging", {}, "clear text"),
+        ("production", CERTIFICATE, "not needed"),
+    ):
+        url = f"{URL}?sslmode=verify-full"
+        (warning,) = config.load({**GOOD, **certificate, "AVAPD_ENV": environment, "DATABASE_URL": url}).warnings()
+        assert warning.startswith("AVAPD_INSECURE=1")
+        assert words in warning
+    assert config.load({**GOOD, "AVAPD_ENV": "test"}).warnings() == []
+
+
+@pytest.mark.parametrize(
+    ("url", "verified"),
+    [
+        ("postgresql://u@h/db", False),
+        ("postgresql://u@127.0.0.1/db?sslmode=disable", False),
+        ("postgresql://u@h/db?sslmode=require", False),
+        ("postgresql://u@h/db?sslmode=verify-ca&sslrootcert=/ca.pem", False),
+        ("postgresql://u@h/db?sslmode=verify-full", True),
+        ("postgresql://u@/db?host=/run/postgresql", True),
+        ("postgresql://u@/db?host=db.example", False),
+    ],
+)
+def test_a_database_that_proves_nothing_is_warned_of_in_production(url: str, verified: bool) -> None:
+    """Anything below verify-full over a network; a Unix socket is no network."""
+    good = {**BARE, **CERTIFICATE, "DATABASE_URL": url}
+    assert [warning for warning in config.load(good).warnings() if "verify-full" in warning] == (
+        [] if verified else config.load(good).warnings()
+    )
+    assert bool(config.load(good).warnings()) is not verified
+    assert config.load({**good, "AVAPD_ENV": "staging"}).warnings() == []
+    if "sslmode" not in url:
+        assert config.load({**good, "AVAPD_DATABASE_CA_FILE": "/ca.pem"}).warnings() == []
+
+
+def test_an_authority_of_the_database_is_not_weakened_by_the_url() -> None:
+    """AVAPD_DATABASE_CA_FILE means verify-full; a URL that says less contradicts it."""
+    for mode in ("disable", "prefer", "require", "verify-ca"):
+        (problem,) = problems({**GOOD, "AVAPD_DATABASE_CA_FILE": "/ca.pem", "DATABASE_URL": f"{URL}?sslmode={mode}"})
+        assert problem.startswith("AVAPD_DATABASE_CA_FILE ")
+    url = f"{URL}?sslmode=verify-full"
+    assert config.load({**GOOD, "AVAPD_DATABASE_CA_FILE": "/ca.pem", "DATABASE_URL": url}).database_url == url
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "::1", "127.8.8.8"])
+def test_development_on_loopback_may_do_without_a_key(host: str) -> None:
+    """Asked for by AVAPD_ANONYMOUS: then API_KEY is not required."""
+    environ = {"DATABASE_URL": URL, "AVAPD_ENV": "development", "AVAPD_HOST": host, "AVAPD_ANONYMOUS": "on"}
+    loaded = config.load(environ)
+    assert loaded.anonymous
+    assert loaded.api_keys == ()
+
+
+@pytest.mark.parametrize("environment", config.ENVIRONMENTS)
+@pytest.mark.parametrize("host", ["[::]", "0.0.0.0", "10.0.0.1", "db.example", "127.0.0.1"])
+def test_nobody_else_may_do_without_a_key(environment: str, host: str) -> None:
+    """Elsewhere, and reachable from elsewhere, AVAPD_ANONYMOUS is refused."""
+    environ = {**GOOD, "AVAPD_ENV": environment, "AVAPD_HOST": host, "AVAPD_ANONYMOUS": "on"}
+    if (environment, host) == ("development", "127.0.0.1"):
+        assert config.load(environ).anonymous
+        return
+    (problem,) = problems(environ)
+    assert problem.startswith("AVAPD_ANONYMOUS ")
+
+
+@pytest.mark.parametrize("other", ["PORT", "AVAPD_ADMIN_PORT"])
+def test_the_health_port_is_a_port_of_its_own(other: str) -> None:
+    """Two listeners on one port would take each other's clients."""
+    (problem,) = problems({**GOOD, "AVAPD_HEALTH_PORT": "8080", other: "8080"})
+    assert problem.startswith("AVAPD_HEALTH_PORT ")
 
 
 # --- files ------------------------------------------------------------------------------------------------------
@@ -325,7 +449,7 @@ def test_a_file_without_a_secret_stops_the_start(
 @pytest.mark.parametrize("path", ["/", "\0", "x" * 5000])
 def test_a_path_that_cannot_be_opened_is_a_problem_and_no_crash(path: str) -> None:
     """A folder, a NUL, a name longer than the system takes."""
-    (problem,) = problems({"DATABASE_URL": URL, "API_KEY_FILE": path})
+    (problem,) = problems({"DATABASE_URL": URL, "API_KEY_FILE": path, "AVAPD_ENV": "test"})
     assert problem.startswith("API_KEY ")
 
 
@@ -424,6 +548,8 @@ def test_secrets_set_twice_are_not_repeated(secret: str) -> None:
 
 def test_a_configuration_does_not_show_its_secrets() -> None:
     """`repr` is what a debugger, a failed assertion or a traceback with locals prints."""
-    loaded = config.load({"DATABASE_URL": f"postgresql://u:{MARK}@h/db", "API_KEY": MARK * 3, "SIGNING_KEY": MARK})
+    loaded = config.load(
+        {**GOOD, "DATABASE_URL": f"postgresql://u:{MARK}@h/db", "API_KEY": MARK * 3, "SIGNING_KEY": MARK}
+    )
     assert MARK not in repr(loaded)
     assert MARK not in str(loaded)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import click
 import orjson
@@ -18,30 +19,58 @@ from avapd.errors import ConfigError, Exit
 from avapd.log import printable
 
 
-def _target_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    for option in (
-        click.option("--json", "as_json", is_flag=True, help="JSON instead of text."),
-        click.option("--timeout", default=10.0, show_default=True, help="Seconds to wait for an answer."),
-        click.option(
-            "--target",
-            envvar="AVAPD_TARGET",
-            default="127.0.0.1:50051",
-            show_default=True,
-            help="host:port of the server.",
-        ),
-    ):
-        command = option(command)
-    return command
+class Server(NamedTuple):
+    """The server that is asked, as the options name it."""
+
+    target: str
+    timeout: float
+    tls: bool
+    ca: Path | None
+    cert: Path | None
+    cert_key: Path | None
+    server_name: str
+
+    def client(self, *, with_key: bool = True) -> Any:
+        """A client of it; any option of TLS means TLS."""
+        from avapd.client import Client, Tls  # noqa: PLC0415  # imports grpcio
+
+        secured = self.tls or self.ca or self.cert or self.cert_key or self.server_name
+        tls = Tls(ca=self.ca, cert=self.cert, key=self.cert_key, name=self.server_name) if secured else None
+        return Client(self.target, _key() if with_key else "", timeout=self.timeout, tls=tls)
 
 
-def _client(target: str, timeout: float, *, with_key: bool = True) -> Any:
-    from avapd.client import Client  # noqa: PLC0415  # imports grpcio
+_FILE: Final = click.Path(dir_okay=False, path_type=Path)
+_OPTIONS: Final = (
+    click.option("--json", "as_json", is_flag=True, help="JSON instead of text."),
+    click.option("--timeout", default=10.0, show_default=True, help="Seconds to wait for an answer."),
+    click.option("--server-name", envvar="AVAPD_TARGET_NAME", default="", help="Name in the server's certificate."),
+    click.option("--cert-key", envvar="AVAPD_TARGET_KEY_FILE", type=_FILE, help="PEM file of that certificate's key."),
+    click.option("--cert", envvar="AVAPD_TARGET_CERT_FILE", type=_FILE, help="PEM file of our certificate (mTLS)."),
+    click.option("--ca", envvar="AVAPD_TARGET_CA_FILE", type=_FILE, help="PEM file of the server's authority."),
+    click.option("--tls", envvar="AVAPD_TARGET_TLS", is_flag=True, help="TLS, with the system's authorities."),
+    click.option(
+        "--target", envvar="AVAPD_TARGET", default="127.0.0.1:50051", show_default=True, help="host:port of the server."
+    ),
+)
 
-    return Client(target, _key() if with_key else "", timeout=timeout)
+
+def _asks(command: Callable[..., Any]) -> Callable[..., Any]:
+    """A command with the options of a server, which it gets as `server`."""
+
+    @functools.wraps(command)
+    def asking(**options: Any) -> Any:
+        server = Server(**{name: options.pop(name) for name in Server._fields})
+        return command(server=server, **options)
+
+    for option in _OPTIONS:
+        asking = option(asking)
+    return asking
 
 
 def _key() -> str:
     """The client's key: the first of API_KEY or API_KEY_FILE, as the server reads them."""
+    if os.environ.get("AVAPD_ANONYMOUS") == "on":  # a development server that asks for none
+        return ""
     path = os.environ.get("API_KEY_FILE")
     try:
         text = Path(path).read_text(encoding="ascii") if path else os.environ.get("API_KEY", "")
@@ -57,10 +86,10 @@ def _key() -> str:
 
 @cli.command()
 @click.argument("name")
-@_target_options
-def get(name: str, target: str, timeout: float, as_json: bool) -> None:
+@_asks
+def get(name: str, server: Server, as_json: bool) -> None:
     """Show one definition: its code on stdout, the rest on stderr."""
-    with _client(target, timeout) as client:
+    with server.client() as client:
         definition = client.get(name)
     if as_json:
         echo_json(_jsonable(definition))
@@ -75,10 +104,10 @@ def get(name: str, target: str, timeout: float, as_json: bool) -> None:
 
 
 @cli.command(name="list")
-@_target_options
-def list_(target: str, timeout: float, as_json: bool) -> None:
+@_asks
+def list_(server: Server, as_json: bool) -> None:
     """List all definitions."""
-    with _client(target, timeout) as client:
+    with server.client() as client:
         catalog = client.catalog()
     if as_json:
         echo_json([{"name": d.name, "type": d.type, "bytes": len(d.code), "hash": d.hash} for d in catalog.definitions])
@@ -89,10 +118,10 @@ def list_(target: str, timeout: float, as_json: bool) -> None:
 
 
 @cli.command()
-@_target_options
-def sync(target: str, timeout: float, as_json: bool) -> None:
+@_asks
+def sync(server: Server, as_json: bool) -> None:
     """Fetch the whole catalog once and tell how long it took and how much it was."""
-    with _client(target, timeout) as client:
+    with server.client() as client:
         client.health("liveness")  # connect first: the time is the answer's
         began = time.perf_counter()
         catalog = client.catalog()
@@ -110,10 +139,10 @@ def sync(target: str, timeout: float, as_json: bool) -> None:
 @cli.command()
 @click.option("--has", default="", help="Begin with what has changed since the catalog with this hash.")
 @click.option("--events", default=0, help="End after so many events.  [default: never]")
-@_target_options
-def watch(has: str, events: int, target: str, timeout: float, as_json: bool) -> None:
+@_asks
+def watch(has: str, events: int, server: Server, as_json: bool) -> None:
     """Follow the catalog: a line for each new generation, with the names that changed."""
-    with _client(target, timeout) as client:
+    with server.client() as client:
         for number, event in enumerate(client.watch(has), 1):
             facts = {
                 "generation": event[-1].generation,
@@ -141,10 +170,10 @@ def _event_line(facts: dict[str, Any]) -> str:
 @click.option(
     "--service", default="", help="Health service name: '', avap.DefinitionEngine, liveness, avapd.freshness."
 )
-@_target_options
-def health(service: str, target: str, timeout: float, as_json: bool) -> int:
+@_asks
+def health(service: str, server: Server, as_json: bool) -> int:
     """Ask for the health of a service; exit 0 only when it is SERVING (a container health check)."""
-    with _client(target, timeout, with_key=False) as client:
+    with server.client(with_key=False) as client:
         status = client.health(service)
     echo_facts({"service": service, "status": status}, as_json)
     return Exit.OK if status == "SERVING" else Exit.FAILED

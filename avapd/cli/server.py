@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -52,6 +53,8 @@ def _serve(
 ) -> int:
     from avapd.control.master import Master  # noqa: PLC0415  # the other commands start faster without the server
 
+    if settings.environment == "test":
+        random.seed(settings.seed)
     log = Log("master", level=settings.log_level, readable=settings.development)
     log.info("INIT", version=__version__, environment=settings.environment)
     for warning in (*settings.warnings(), *config.misspelt(os.environ)):

@@ -9,8 +9,9 @@ from avapd.client.cache import AsyncCache, Cache, State
 from avapd.client.calls import AsyncClient, Client
 from avapd.client.messages import CallError, Catalog, Definition, VerificationError
 from avapd.client.replica import Replica
+from avapd.client.tls import Tls
 
 __all__ = [
     "AsyncCache", "AsyncClient", "Cache", "CallError", "Catalog", "Client", "Definition", "Replica", "State",
-    "VerificationError",
+    "Tls", "VerificationError",
 ]  # fmt: skip

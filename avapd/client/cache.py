@@ -29,6 +29,7 @@ from typing import Final, Self
 from avapd.client.calls import AsyncClient, Client, Event
 from avapd.client.messages import CallError, Definition, VerificationError, decode
 from avapd.client.replica import Replica, whole
+from avapd.client.tls import Tls
 from avapd.errors import AvapdError
 from avapd.pb import avap_pb2
 
@@ -51,7 +52,7 @@ class _Copy:
 
     def __init__(
         self, target: str, key: str = "", *, path: Path | None = None, signing_key: str | None = None,
-        on_change: OnChange | None = None, poll_seconds: float = 60.0,
+        on_change: OnChange | None = None, poll_seconds: float = 60.0, tls: Tls | None = None,
     ) -> None:  # fmt: skip
         self.state = State.ERROR
         self.since = time.time()
@@ -59,6 +60,7 @@ class _Copy:
         self.poll_seconds = poll_seconds
         self._target = target
         self._key = key
+        self._tls = tls
         self._path = path
         self._on_change = on_change
         self._replica = Replica(signing_key)
@@ -121,11 +123,11 @@ class Cache(_Copy):
 
     def __init__(
         self, target: str, key: str = "", *, path: Path | None = None, signing_key: str | None = None,
-        on_change: OnChange | None = None, poll_seconds: float = 60.0,
+        on_change: OnChange | None = None, poll_seconds: float = 60.0, tls: Tls | None = None,
     ) -> None:  # fmt: skip
         """Begin to watch. `on_change` is called with the changed names, in the cache's thread."""
         super().__init__(
-            target, key, path=path, signing_key=signing_key, on_change=on_change, poll_seconds=poll_seconds
+            target, key, path=path, signing_key=signing_key, on_change=on_change, poll_seconds=poll_seconds, tls=tls
         )
         self._begin()
 
@@ -133,7 +135,7 @@ class Cache(_Copy):
         self._pid = os.getpid()
         self._ended = threading.Event()
         self._ready = threading.Event()
-        self._client = Client(self._target, self._key)
+        self._client = Client(self._target, self._key, tls=self._tls)
         self._thread = threading.Thread(target=self._follow, name="avapd-cache", daemon=True)
         self._thread.start()
 
@@ -186,7 +188,7 @@ class AsyncCache(_Copy):
 
     async def __aenter__(self) -> Self:
         self._ready = asyncio.Event()
-        self._client = AsyncClient(self._target, self._key)
+        self._client = AsyncClient(self._target, self._key, tls=self._tls)
         self._task = asyncio.create_task(self._follow())
         return self
 

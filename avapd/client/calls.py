@@ -20,6 +20,7 @@ import grpc.aio
 from grpc_health.v1 import health_pb2
 
 from avapd.client.messages import CallError, Catalog, Definition, decode, definition
+from avapd.client.tls import Tls
 from avapd.pb import avap_pb2
 
 _SERVICE: Final = "/avap.DefinitionEngine/"
@@ -38,12 +39,23 @@ Event = list[Any]  # the CatalogEvent messages of one event
 
 
 class _Protocol:
-    """Requests, answers and errors of a server at `host:port`; the key goes with every call but health."""
+    """Requests, answers and errors of a server at `host:port`; the key goes with every call but health.
 
-    def __init__(self, target: str, key: str = "", *, timeout: float = 10.0) -> None:
+    With `tls` the connection is encrypted, without it is in clear text.
+    """
+
+    def __init__(self, target: str, key: str = "", *, timeout: float = 10.0, tls: Tls | None = None) -> None:
         self._target = target
+        self._tls = tls
         self._metadata = (("x-avap-auth", key),)
         self._timeout = timeout
+
+    def _connect(self, library: Any) -> Any:
+        """A channel of `grpc` or of `grpc.aio`."""
+        if self._tls is None:
+            return library.insecure_channel(self._target, options=_OPTIONS)
+        options = [*_OPTIONS, *self._tls.options()]
+        return library.secure_channel(self._target, self._tls.credentials(), options=options)
 
     def _request(self, has: str) -> bytes:
         return bytes(avap_pb2.CatalogRequest(version_hash=has).SerializeToString())
@@ -73,10 +85,10 @@ def _failed(error: Any) -> CallError:
 class Client(_Protocol):
     """A connection to one server, for one thread or many. Every call takes at most `timeout` seconds."""
 
-    def __init__(self, target: str, key: str = "", *, timeout: float = 10.0) -> None:
+    def __init__(self, target: str, key: str = "", *, timeout: float = 10.0, tls: Tls | None = None) -> None:
         """Connect lazily."""
-        super().__init__(target, key, timeout=timeout)
-        self._channel = grpc.insecure_channel(target, options=_OPTIONS)
+        super().__init__(target, key, timeout=timeout, tls=tls)
+        self._channel = self._connect(grpc)
 
     def get(self, name: str) -> Definition:
         """One definition. Raises CallError: NOT_FOUND, UNAUTHENTICATED, UNAVAILABLE and others."""
@@ -130,10 +142,10 @@ class Client(_Protocol):
 class AsyncClient(_Protocol):
     """The same for asyncio; to be made and used on one event loop."""
 
-    def __init__(self, target: str, key: str = "", *, timeout: float = 10.0) -> None:
+    def __init__(self, target: str, key: str = "", *, timeout: float = 10.0, tls: Tls | None = None) -> None:
         """Connect lazily."""
-        super().__init__(target, key, timeout=timeout)
-        self._channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
+        super().__init__(target, key, timeout=timeout, tls=tls)
+        self._channel = self._connect(grpc.aio)
 
     async def get(self, name: str) -> Definition:
         """One definition. Raises CallError."""

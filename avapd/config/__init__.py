@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from avapd.config import parsers
-from avapd.config.declarations import ENGINES, ENVIRONMENTS, KEY_BYTES, NOTIFY_CHANNEL, SAMPLE_KEYS, Config
+from avapd.config.declarations import ENGINES, ENVIRONMENTS, GUARDED, KEY_BYTES, NOTIFY_CHANNEL, SAMPLE_KEYS, Config
 from avapd.config.setting import Setting
 from avapd.errors import ConfigError
 from avapd.wire.limits import Limits
@@ -51,22 +51,30 @@ def load(environ: Mapping[str, str], overrides: Mapping[str, str] | None = None)
     overrides = overrides or {}
     values: dict[str, Any] = {}
     problems: list[str] = []
+    malformed: set[str] = set()
     for name, setting in settings().items():
         try:
             text = _text(setting, environ, overrides.get(name))
             if text is not None:
                 values[name] = setting.parse(text)
-            elif setting.default_text == "required":
+            elif setting.default_text == "required" and not (name == "api_keys" and _anonymous(environ, overrides)):
                 or_file = f" (or {setting.variables[0]}_FILE)" if setting.secret else ""
                 problems.append(f"{setting.variables[0]}{or_file} is required and not set")
         except ValueError as error:
             named = setting.variables[0] if name in overrides else _variable(setting, environ)
             problems.append(f"{named} {error}")
-    problems += _contradictions(values)
+            malformed.add(name)
+    problems += _contradictions(values) + _exposures(values, malformed)
     if problems:
         raise ConfigError(problems)
+    values.setdefault("api_keys", ())
     limits = {name.removeprefix(_LIMIT): values.pop(name) for name in list(values) if name.startswith(_LIMIT)}
     return Config(**values, limits=Limits(**limits))
+
+
+def _anonymous(environ: Mapping[str, str], overrides: Mapping[str, str]) -> bool:
+    """Whether no key was asked for; what else that needs is for `_contradictions` to say."""
+    return _text(settings()["anonymous"], environ, overrides.get("anonymous")) == "on"
 
 
 def _variable(setting: Setting, environ: Mapping[str, str]) -> str:
@@ -111,6 +119,36 @@ def _contradictions(values: Mapping[str, Any]) -> list[str]:
         found.append("PORT and AVAPD_ADMIN_PORT are the same")
     if values.get("pre_drain_seconds", 1.0) > values.get("drain_seconds", 30.0):
         found.append("AVAPD_PRE_DRAIN_SECONDS is longer than AVAPD_DRAIN_SECONDS")
+    return found
+
+
+def _exposures(values: Mapping[str, Any], malformed: set[str]) -> list[str]:
+    """What would leave the service, or its clients, less protected than was asked for."""
+    found = []
+    environment = values.get("environment", "production")
+    names = {name: f"AVAPD_{name.upper()}" for name in ("tls_cert_file", "tls_key_file", "tls_client_ca_file")}
+    given = [name for name in names if values.get(name)]
+    if given and not {"tls_cert_file", "tls_key_file"} <= set(given):
+        missing = [names[name] for name in ("tls_cert_file", "tls_key_file") if name not in given]
+        found.append(f"{names[given[0]]} is set without {' and '.join(missing)}")
+    elif (
+        environment in GUARDED
+        and not given
+        and not values.get("insecure")
+        and not malformed & {"environment", "insecure"}
+    ):
+        found.append(
+            f"{environment} serves TLS (AVAPD_TLS_CERT_FILE and AVAPD_TLS_KEY_FILE) or, when AVAPD_INSECURE=1 asks for "
+            "it, clear text; neither is set"
+        )
+    if values.get("anonymous") and not (environment == "development" and parsers.loopback(values.get("host", "[::]"))):
+        found.append("AVAPD_ANONYMOUS is for AVAPD_ENV=development with AVAPD_HOST on loopback (127.0.0.1) only")
+    mode = parsers.ssl_mode(values.get("database_url", ""))
+    if values.get("database_ca_file") and mode not in {None, "verify-full"}:
+        found.append(f"AVAPD_DATABASE_CA_FILE means sslmode=verify-full, DATABASE_URL says sslmode={mode}")
+    health = values.get("health_port")
+    if health and health in {values.get("port", 50051), values.get("admin_port", 9464)}:
+        found.append("AVAPD_HEALTH_PORT is the same as PORT or AVAPD_ADMIN_PORT")
     return found
 
 

@@ -11,6 +11,8 @@ from avapd.config.setting import setting
 from avapd.wire.limits import Limits
 
 ENVIRONMENTS: Final = ("production", "staging", "test", "development")
+# Where clear text must be asked for.
+GUARDED: Final = ("production", "staging")
 ENGINES: Final = ("wire", "grpcio")
 KEY_BYTES: Final = 16
 NOTIFY_CHANNEL: Final = "avapd_changed"
@@ -46,6 +48,35 @@ class Config:
     )
     host: str = setting("AVAPD_HOST", default="[::]", help="address of the gRPC port; `[::]` is IPv6 and IPv4")
     port: int = setting("PORT", parse=parsers.integer(1, 65535), default=50051, help="gRPC port")
+    tls_cert_file: str = setting(
+        "AVAPD_TLS_CERT_FILE",
+        default="",
+        shown="unset",
+        help="PEM file of the server's certificate and what stands above it; read again when it changes",
+    )
+    tls_key_file: str = setting(
+        "AVAPD_TLS_KEY_FILE", default="", shown="unset", help="PEM file of its private key, without a password"
+    )
+    tls_client_ca_file: str = setting(
+        "AVAPD_TLS_CLIENT_CA_FILE",
+        default="",
+        shown="unset",
+        help="when set, clients must show a certificate that one of these authorities signed (mTLS)",
+    )
+    insecure: bool = setting(
+        "AVAPD_INSECURE",
+        parse=parsers.consent,
+        default=False,
+        shown="0",
+        help="`1` lets production and staging serve in clear text",
+    )
+    health_port: int = setting(
+        "AVAPD_HEALTH_PORT",
+        parse=parsers.integer(1, 65535),
+        default=0,
+        shown="unset",
+        help="port for health alone, always in clear text: for probes that speak no TLS",
+    )
     threadpool: int = setting(
         "UV_THREADPOOL_SIZE", parse=parsers.integer(1, 1024), default=64, help="libuv thread pool, read by uvloop"
     )
@@ -54,7 +85,20 @@ class Config:
         "NODE_ENV",
         parse=parsers.choice(*ENVIRONMENTS),
         default="production",
-        help="`production`, `staging`, `test` or `development` (readable logs, reflection, short keys)",
+        help="`production`, `staging`, `test` or `development`; see [run modes](avapd/README.md#run-modes)",
+    )
+    anonymous: bool = setting(
+        "AVAPD_ANONYMOUS",
+        parse=parsers.switch,
+        default=False,
+        shown="off",
+        help="`on`: whoever reaches the port needs no key; in development only, on a loopback address only",
+    )
+    seed: int = setting(
+        "AVAPD_SEED",
+        parse=parsers.integer(0, 2**31),
+        default=0,
+        help="what every random spread of time begins from in `test`",
     )
     workers: int = setting(
         "AVAPD_WORKERS",
@@ -94,6 +138,12 @@ class Config:
     )
     database_schema: str = setting(
         "AVAPD_DATABASE_SCHEMA", parse=parsers.name, default="public", help="schema of `obex_dapl_functions`"
+    )
+    database_ca_file: str = setting(
+        "AVAPD_DATABASE_CA_FILE",
+        default="",
+        shown="unset",
+        help="PEM file of the database's authority; when set, the connection is `sslmode=verify-full`",
     )
     notify_channel: str = setting(
         "AVAPD_NOTIFY_CHANNEL",
@@ -205,6 +255,11 @@ class Config:
         """Readable logs, reflection, short keys."""
         return self.environment == "development"
 
+    @property
+    def tls(self) -> bool:
+        """Whether the gRPC port speaks TLS."""
+        return bool(self.tls_cert_file)
+
     def warnings(self) -> list[str]:
         """What is allowed but should not stay so."""
         found = []
@@ -212,4 +267,15 @@ class Config:
             found.append("API_KEY is a key from public samples: anyone can call this server")
         if self.signing_key is not None and self.signing_key.lower() in SAMPLE_KEYS:
             found.append("SIGNING_KEY is a key from public samples: anyone can sign packages")
+        if self.insecure and self.tls:
+            found.append(
+                "AVAPD_INSECURE=1 is not needed: TLS is on; without it a lost certificate cannot end in clear text"
+            )
+        elif self.environment in GUARDED and not self.tls:
+            found.append("AVAPD_INSECURE=1: keys and definitions travel in clear text")
+        if self.environment == "production" and not self.database_ca_file and not parsers.verified(self.database_url):
+            found.append(
+                "the connection to the database is not verified (sslmode below verify-full): whoever answers gets the "
+                "password; set AVAPD_DATABASE_CA_FILE"
+            )
         return found

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import sys
 from collections.abc import Callable
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 
 def integer(low: int, high: int) -> Callable[[str], int]:
@@ -57,6 +58,26 @@ def database_url(text: str) -> str:
     return text
 
 
+def ssl_mode(url: str) -> str | None:
+    """The `sslmode` of a connection string, if it names one."""
+    return dict(parse_qsl(urlsplit(url).query)).get("sslmode")
+
+
+def verified(url: str) -> bool:
+    """Whether the server of a connection string has to prove its name, or is reached by a Unix socket."""
+    parts = urlsplit(url)
+    socket = not parts.hostname and dict(parse_qsl(parts.query)).get("host", "").startswith(("/", "@"))
+    return socket or ssl_mode(url) == "verify-full"
+
+
+def loopback(host: str) -> bool:
+    """Whether only this host can reach an address."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def api_keys(text: str) -> tuple[str, ...]:
     """The keys in a text, separated by commas. Raises ValueError, without the text."""
     keys = tuple(key.strip() for key in text.split(",") if key.strip())
@@ -92,3 +113,8 @@ def grammar(text: str) -> int:
 def switch(text: str) -> bool:
     """`on` or `off`."""
     return choice("on", "off")(text) == "on"
+
+
+def consent(text: str) -> bool:
+    """`1` for yes, `0` for no."""
+    return choice("0", "1")(text) == "1"

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from avapd.config import Config
-from avapd.control import host
+from avapd.control import certificates, host
 from avapd.control.catalog import Catalog
 from avapd.control.quarantine import Held, Screening
 from avapd.control.source import TABLE, Rows, Source
 from avapd.control.validator import Validator, validator_of
-from avapd.errors import SourceError
+from avapd.errors import CertificateError, SourceError
 from avapd.log import printable
 from avapd.shared.snapshot import ENTRY, HEADER_SIZE
 
@@ -41,6 +42,7 @@ async def check(config: Config, source: Source) -> list[Finding]:
     """Look at everything that a start needs; never raises for what it finds."""
     findings = [Finding("settings", OK, f"{config.environment}, engine {config.engine}")]
     findings += [Finding("settings", WARN, warning) for warning in config.warnings()]
+    findings += _certificates(config)
     findings += _files()
     try:
         facts = await source.describe()
@@ -58,6 +60,19 @@ async def check(config: Config, source: Source) -> list[Finding]:
     workers = config.workers or len(host.usable_cpus())
     with contextlib.closing(validator_of(config, children=len(host.usable_cpus()))) as validator:
         return findings + await asyncio.to_thread(_catalog, config, rows, workers, validator)
+
+
+def _certificates(config: Config) -> list[Finding]:
+    if not config.tls:
+        return []
+    try:
+        expires = certificates.prove(certificates.read(config)).expires
+    except CertificateError as error:
+        return [Finding("certificates", FAIL, str(error))]
+    left = {name: int((at - time.time()) // 86_400) for name, at in expires.items()}
+    status = OK if min(left.values()) >= certificates.SOON_DAYS else WARN
+    found = ", ".join(f"{name.replace('_', ' ')} for {days} days" for name, days in left.items())
+    return [Finding("certificates", status, f"good: {found}")]
 
 
 def _files() -> list[Finding]:

@@ -23,6 +23,7 @@ from avapd.control import host
 from avapd.control.admin import Admin
 from avapd.control.backlog import Backlog
 from avapd.control.budget import Budget
+from avapd.control.certificates import Certificates
 from avapd.control.guard import Switches
 from avapd.control.history import Entry
 from avapd.control.listeners import claim, open_listeners
@@ -59,6 +60,7 @@ def source_of(config: Config) -> Source:
     """The source that the settings describe."""
     return Source(
         config.database_url,
+        ca_file=config.database_ca_file,
         schema=config.database_schema,
         seconds=config.database_seconds,
         max_definition_bytes=config.max_definition_bytes,
@@ -90,21 +92,13 @@ class Master:
         self._on_serving = on_serving
         self._cpus = host.usable_cpus()
         self._count = config.workers or len(self._cpus)
+        self._certificates = Certificates(config, log) if config.tls else None
         self._claim = claim(config.host, config.port)
-        listeners = open_listeners(config.host, config.port, self._count)
         rows = 2 * self._count
         self._board = board.Board(board.create(rows), rows)
         self._board[board.FRESH_FOR] = int(_FRESH_INTERVALS * config.refresh_seconds * 1e9)
         self._publisher = Publisher(log, config.canary_seconds)
-        self._supervisor = Supervisor(
-            board=self._board,
-            listeners=listeners,
-            describe=self._describe,
-            environ=environment(os.environ, config.threadpool),
-            audience=self._publisher,
-            log=log,
-            silence_seconds=config.silence_seconds,
-        )
+        self._supervisor = self._supervise()
         self._publisher.spare = self._supervisor.start_spare
         source = source_of(config)
         self._store = Store(config.snapshot_dir, config.signing_key, log) if config.snapshot_dir else None
@@ -118,7 +112,10 @@ class Master:
         self._notifications = Notifications(source.database, config.notify_channel, self._poll.notified, log)
         plane = Plane(self._board, self._poll, self._refresh, self._publisher, self._supervisor, self._notifications)
         self._operator = Operator(plane, log, keep=self._keep_switches)
-        self._admin = Admin(registry(plane, config.engine), plane, config.environment)
+        metrics = registry(plane, config.engine)
+        if self._certificates is not None:
+            metrics.register(self._certificates)
+        self._admin = Admin(metrics, plane, config.environment)
 
     def _refresh_of(self, source: Source) -> Refresh:
         config = self._config
@@ -128,6 +125,24 @@ class Master:
             on_published=self._note_publication, recall=self._store.recall if self._store is not None else dict,
             budget=Budget(self._count),
         )  # fmt: skip
+
+    def _supervise(self) -> Supervisor:
+        """The supervisor, on sockets of its own. Raises SocketError."""
+        config = self._config
+        ports = [open_listeners(config.host, port, self._count) for port in (config.port, config.health_port) if port]
+        made = Supervisor(
+            board=self._board,
+            listeners=ports[0],
+            health_listeners=ports[1] if config.health_port else None,
+            describe=self._describe,
+            environ=environment(os.environ, config.threadpool),
+            audience=self._publisher,
+            log=self._log,
+            silence_seconds=config.silence_seconds,
+        )
+        if self._certificates is not None:
+            self._certificates.publish_to(made.send_certificates)
+        return made
 
     def _note_publication(self, snap: Snapshot, entry: Entry) -> None:
         if self._store is not None:
@@ -188,6 +203,9 @@ class Master:
             drain_seconds=config.drain_seconds,
             max_answer_bytes=config.max_answer_bytes,
             limits=dataclasses.asdict(config.limits),
+            tls=config.tls,
+            anonymous=config.anonymous,
+            seed=config.seed if config.environment == "test" else None,
         )
 
     # --- running ----------------------------------------------------------------------------------------
@@ -211,6 +229,8 @@ class Master:
                 ("boot", self._boot()),
             )
         ]
+        if self._certificates is not None:
+            tasks.append(asyncio.create_task(self._certificates.run(), name="certificates"))
         ending = {task for task in tasks if task.get_name() in _ENDING}
         code = Exit.OK
         try:
@@ -271,7 +291,7 @@ class Master:
                     return
 
     def _handle_hup(self) -> None:
-        """Read the keys again and refresh; bad settings change nothing."""
+        """Read keys and certificates again and refresh; bad ones change nothing."""
         try:
             self._config = self._reload()
         except ConfigError as error:
@@ -279,6 +299,8 @@ class Master:
         else:
             self._supervisor.send_keys(self._keys())
             self._log.info("Keys Reloaded", keys=len(self._config.api_keys))
+        if self._certificates is not None:
+            self._certificates.reload()
         self._poll.hurry()
 
     async def _stop(self, signals: Signals) -> None:

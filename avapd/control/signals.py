@@ -9,7 +9,7 @@ from typing import Final
 HANDLED: Final = {
     signal.SIGTERM: "stop: drain and exit 0; a second one ends at once",
     signal.SIGINT: "stop, as SIGTERM",
-    signal.SIGHUP: "refresh now and read the keys again",
+    signal.SIGHUP: "refresh now, read keys and certificates again",
     signal.SIGUSR2: "replace the workers one by one",
     signal.SIGCHLD: "collect children that ended",
 }

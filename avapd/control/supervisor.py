@@ -23,6 +23,7 @@ import socket
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import zip_longest
 from typing import Final, Protocol
 
 from avapd.control.listeners import BACKLOG
@@ -30,7 +31,7 @@ from avapd.control.worker import Worker
 from avapd.errors import ChannelError, CrashLoopError
 from avapd.log import Log
 from avapd.shared.board import Board, State
-from avapd.shared.channel import Ack, Adopt, Booted, Drain, Keys, Message, Reject, Release, Start, Want
+from avapd.shared.channel import Ack, Adopt, Booted, Certificates, Drain, Keys, Message, Reject, Release, Start, Want
 
 TICK_SECONDS: Final = 0.1
 BOOT_SECONDS: Final = 10.0
@@ -66,11 +67,12 @@ class Audience(Protocol):
 
 
 class Slot:
-    """A place for a worker: a listening socket, a CPU, two rows of the board."""
+    """A place for a worker: a listening socket (and one of the health port), a CPU, two rows of the board."""
 
-    def __init__(self, number: int, listener: socket.socket) -> None:
+    def __init__(self, number: int, listener: socket.socket, health: socket.socket | None) -> None:
         self.number = number
         self.listener = listener
+        self.health = health
         self.worker: Worker | None = None
         self.adopter: Worker | None = None
         self.restarts = 0
@@ -94,8 +96,10 @@ class Supervisor:
         audience: Audience,
         log: Log,
         silence_seconds: float,
+        health_listeners: list[socket.socket] | None = None,
     ) -> None:
-        self.slots = [Slot(number, listener) for number, listener in enumerate(listeners)]
+        both = zip_longest(listeners, health_listeners or ())
+        self.slots = [Slot(number, *sockets) for number, sockets in enumerate(both)]
         self._board = board
         self._describe = describe
         self._environ = environ
@@ -106,6 +110,7 @@ class Supervisor:
         self._stopping = False
         self._changed = asyncio.Event()
         self._judge_after = 0.0
+        self._certificates: tuple[Certificates, int] | None = None
 
     @property
     def workers(self) -> list[Worker]:
@@ -136,10 +141,16 @@ class Supervisor:
     # --- starting ---------------------------------------------------------------------------------------
 
     def _start(self, slot: Slot) -> Worker | None:
+        rows = self._free_rows(slot)
+        if not rows:  # two are on their way out, a spare one maybe: tried again with the next tick
+            return None
         try:
             # Already so, unless the last worker's engine shut it down in its fall.
             slot.listener.listen(BACKLOG)
-            worker = self._launch(slot, self._free_rows(slot)[0], spare=False)
+            worker = self._launch(slot, rows[0], spare=False)
+            if slot.health is not None:
+                slot.health.listen(BACKLOG)
+                worker.send(Adopt(slot=slot.number, health=True), slot.health.fileno())
         except OSError as error:
             self._fail(slot, f"cannot start a process: {error.strerror}")
             return None
@@ -165,6 +176,8 @@ class Supervisor:
     def _launch(self, slot: Slot, row: int, *, spare: bool) -> Worker:
         start = self._describe(slot.number, row, spare)
         worker = Worker(start, self._board.row(row), self._board.fd, slot.listener, self._environ)
+        if self._certificates is not None:
+            worker.send(*self._certificates)
         self._workers[worker.pid] = worker
         asyncio.get_running_loop().add_reader(worker.channel.fileno(), self._read, worker)
         return worker
@@ -299,6 +312,8 @@ class Supervisor:
             if serving and slot.adopter is None and (slot.worker is None or not slot.worker.ready):
                 slot.adopter = serving[slot.number % len(serving)]
                 slot.adopter.send(Adopt(slot=slot.number), slot.listener.fileno())
+                if slot.health is not None:
+                    slot.adopter.send(Adopt(slot=slot.number, health=True), slot.health.fileno())
 
     # --- told by the operator -----------------------------------------------------------------------------
 
@@ -307,12 +322,19 @@ class Supervisor:
         for worker in self.workers:
             worker.send(keys)
 
+    def send_certificates(self, certificates: Certificates, fd: int) -> None:
+        """Tell every worker, and those to come, what to show; the descriptor is the caller's, until the next."""
+        self._certificates = (certificates, fd)
+        for worker in self.workers:
+            worker.send(certificates, fd)
+
     async def replace_all(self, drain_seconds: float) -> None:
         """Replace the workers one by one: the new one serves before the old one stops taking connections."""
         for slot in self.slots:
             old = slot.worker
             if old is None or not old.serving:
                 continue
+            await self._wait_for(partial(self._has_room, slot), BOOT_SECONDS)
             new = self._start(slot)
             if new is None or not await self._wait_for(partial(self._settled, new), BOOT_SECONDS) or not new.serving:
                 self._log.error("Replacement Stopped", worker=slot.number)
@@ -321,6 +343,9 @@ class Supervisor:
             if not await self._wait_for(partial(self._gone, old), drain_seconds + 1):
                 old.signal(signal.SIGKILL)
         self._log.info("Workers Replaced", workers=len(self.slots))
+
+    def _has_room(self, slot: Slot) -> bool:
+        return bool(self._free_rows(slot))
 
     def _gone(self, worker: Worker) -> bool:
         return worker.pid not in self._workers
@@ -333,6 +358,8 @@ class Supervisor:
         self._stopping = True
         for slot in self.slots:
             slot.listener.close()  # the workers hold theirs until their pre-drain is over
+            if slot.health is not None:
+                slot.health.close()
         for worker in self.workers:
             worker.send(Drain(at_once=False))
         if not await self._wait_for(lambda: not self._workers, drain_seconds + 1):

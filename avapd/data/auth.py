@@ -57,5 +57,16 @@ class Keyring:
         return right
 
 
+class Anyone(Keyring):
+    """Accepts every call, with a key or without: development on loopback, when AVAPD_ANONYMOUS asks for it."""
+
+    def __init__(self) -> None:
+        super().__init__(())
+
+    def allows(self, metadata: Iterable[tuple[str, str | bytes]]) -> bool:  # noqa: ARG002
+        """Yes."""
+        return True
+
+
 def _raw(value: str | bytes) -> bytes:
     return value if isinstance(value, bytes) else value.encode("utf-8", "surrogatepass")

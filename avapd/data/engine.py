@@ -8,6 +8,7 @@ from typing import Protocol
 
 from avapd.data.auth import Keyring
 from avapd.data.service import Service
+from avapd.data.tls import Identity
 from avapd.log import Log
 from avapd.shared.board import Row
 from avapd.shared.channel import Start
@@ -25,8 +26,11 @@ class Engine(Protocol):
     def open(self, slot: int, listener: socket.socket) -> None:
         """Accept connections of a slot; the engine closes `listener` when it is shut."""
 
+    def open_health(self, slot: int, listener: socket.socket) -> None:
+        """Answer for health alone, in clear text, on a slot's socket of the health port; closed as the other."""
+
     def shut(self, slot: int) -> None:
-        """Accept no more connections of a slot."""
+        """Accept no more connections of a slot, on either port."""
 
     def connections(self) -> int:
         """Open connections."""
@@ -53,12 +57,14 @@ class Engine(Protocol):
         """Accept nothing more, say good-bye, wait for calls in flight, at most `seconds`; then end them."""
 
 
-def build(service: Service, keyring: Callable[[], Keyring], row: Row, start: Start, log: Log) -> Engine:
-    """The engine that the Start message names."""
+def build(
+    service: Service, keyring: Callable[[], Keyring], row: Row, start: Start, log: Log, *, identity: Identity | None
+) -> Engine:
+    """The engine that the Start message names; with `identity` its port speaks TLS."""
     if start.engine == "wire":
         from avapd.data.wire_engine import WireEngine  # noqa: PLC0415  # grpcio costs 30 MB and 0.1 s
 
-        return WireEngine(service, keyring, row, start, log)
+        return WireEngine(service, keyring, row, start, log, identity=identity)
     from avapd.data.grpcio_engine import GrpcioEngine  # noqa: PLC0415  # as above
 
-    return GrpcioEngine(service, keyring, row, start, log)
+    return GrpcioEngine(service, keyring, row, start, log, identity=identity)

@@ -24,12 +24,14 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from avapd.data.auth import Keyring
 from avapd.data.feed import Message
+from avapd.data.grpcio_doors import Doors, credentials_of
 from avapd.data.grpcio_listener import Door, connections_on, say_goaway
 from avapd.data.health import listing
 from avapd.data.process import open_files
 from avapd.data.request import name_in
 from avapd.data.service import DENIED, HEADERS_TOO_LARGE, NO_MESSAGE, SERVICE, Service, unimplemented
 from avapd.data.streams import BAD_REQUEST, DEADLINE_EXCEEDED, NOT_LOADED, SHUTTING_DOWN, STALL_SECONDS, STALLED
+from avapd.data.tls import Identity
 from avapd.log import Log
 from avapd.shared.board import METHODS, STATUS_OF_CODE, STATUSES, Row
 from avapd.shared.channel import Start
@@ -245,37 +247,58 @@ class _Health(health.aio.HealthServicer):  # type: ignore[misc]  # grpcio has no
             watch.cancel()
 
 
+class _Unknown(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no types
+    """The health port knows nothing else."""
+
+    def service(self, details: Any) -> Any:
+        async def call(_requests: Any, context: Any) -> None:
+            answer = unimplemented(details.method)
+            await context.abort(_CODES[answer.code], answer.message)
+
+        return grpc.stream_stream_rpc_method_handler(call)
+
+
 class GrpcioEngine:
     """Serves a `Service` through doors; see grpcio_listener.py for what a door is."""
 
-    def __init__(self, service: Service, keyring: Callable[[], Keyring], row: Row, start: Start, _log: Log) -> None:
+    def __init__(
+        self, service: Service, keyring: Callable[[], Keyring], row: Row, start: Start, _log: Log,
+        *, identity: Identity | None,
+    ) -> None:  # fmt: skip
         limits = start.limits
-        self._server = grpc.aio.server(
-            options=[
-                ("grpc.so_reuseport", 0),
-                ("grpc.max_receive_message_length", limits["request_bytes"]),
-                ("grpc.max_send_message_length", -1),
-                ("grpc.max_metadata_size", limits["header_bytes"]),
-                ("grpc.absolute_max_metadata_size", limits["header_bytes"]),
-                ("grpc.max_concurrent_streams", limits["streams"]),
-                # Probes are PINGs that size the window for what we receive, which is never more than a request.
-                ("grpc.http2.bdp_probe", 0),
-            ]
-        )
+        options = [
+            ("grpc.so_reuseport", 0),
+            ("grpc.max_receive_message_length", limits["request_bytes"]),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.max_metadata_size", limits["header_bytes"]),
+            ("grpc.absolute_max_metadata_size", limits["header_bytes"]),
+            ("grpc.max_concurrent_streams", limits["streams"]),
+            ("grpc.server_handshake_timeout_ms", int(1000 * limits["handshake_seconds"])),
+            # Probes are PINGs that size the window for what we receive, which is never more than a request.
+            ("grpc.http2.bdp_probe", 0),
+        ]
+        self._server = grpc.aio.server(options=options)
+        self._health_server = grpc.aio.server(options=options)
         self._health = _Health()
-        self._server.add_generic_rpc_handlers((self._health.handler(),))
+        for server in (self._server, self._health_server):
+            server.add_generic_rpc_handlers((self._health.handler(),))
         if start.environment == "development":
             _add_reflection(self._server)
         self._calls = _Calls(service, keyring, row, limits["header_bytes"])
         self._server.add_generic_rpc_handlers((self._calls,))
-        # One for each slot, since any may have to be adopted, and one for the warm-up.
-        self._doors = [Door(self._server) for _ in range(start.slots + 1)]
-        self._open: dict[int, tuple[Door, socket.socket]] = {}
+        self._health_server.add_generic_rpc_handlers((_Unknown(),))
+        self._identity = identity
+        self._slots = start.slots
         self._idle_files = 0
 
     async def start(self) -> None:
         """Start serving; no door is open yet."""
+        # One for each slot, since any may have to be adopted.
+        self._port = Doors([Door(self._server, credentials_of(self._identity)) for _ in range(self._slots)])
+        self._health_port = Doors([Door(self._health_server) for _ in range(self._slots)])
+        self._warm_door = Door(self._server)
         await self._server.start()
+        await self._health_server.start()
 
     async def ended(self) -> None:
         """Return when the server has stopped, asked or not."""
@@ -283,31 +306,25 @@ class GrpcioEngine:
 
     def open(self, slot: int, listener: socket.socket) -> None:
         """Accept connections of a slot; the engine closes `listener` when the door is shut."""
-        if slot in self._open:
-            self.shut(slot)
-        door = self._doors.pop()
-        door.open(listener)
-        self._open[slot] = (door, listener)
+        self._port.open(slot, listener)
+
+    def open_health(self, slot: int, listener: socket.socket) -> None:
+        """Answer for health alone, in clear text, on a slot's socket of the health port; closed as the other."""
+        self._health_port.open(slot, listener)
 
     def shut(self, slot: int) -> None:
-        """Accept no more connections of a slot."""
-        if slot in self._open:
-            door, listener = self._open.pop(slot)
-            door.shut()
-            listener.close()
-            self._doors.append(door)
+        """Accept no more connections of a slot, on either port."""
+        self._port.shut(slot)
+        self._health_port.shut(slot)
 
     def connections(self) -> int:
         """Open connections. Counted one by one while they are few (8 µs each), by the number of descriptors above."""
-        files = open_files() - len(self._open)
+        files = open_files() - len(self._port.open_slots)
         if files < _COUNTED_FILES:
-            exact = len(connections_on(self._ports()))
+            exact = len(connections_on(self._port.ports()))
             self._idle_files = files - exact
             return exact
         return files - self._idle_files
-
-    def _ports(self) -> set[int]:
-        return {listener.getsockname()[1] for _, listener in self._open.values()}
 
     async def set_health(self, name: str, serving: bool) -> None:
         """Set the status of a health service name."""
@@ -327,7 +344,7 @@ class GrpcioEngine:
         """A round of real calls through a door of our own, so that the first client finds everything in place."""
         with socket.create_server(("127.0.0.1", 0)) as listener:
             listener.setblocking(False)
-            door = self._doors[-1]
+            door = self._warm_door
             door.open(listener)
             host, port = listener.getsockname()
             async with grpc.aio.insecure_channel(f"{host}:{port}", options=[("grpc.enable_http_proxy", 0)]) as channel:
@@ -343,17 +360,19 @@ class GrpcioEngine:
     async def stop(self, seconds: float) -> None:
         """Shut every door, send GOAWAY, wait for calls in flight, at most `seconds`; then end them."""
         deadline = time.monotonic() + seconds
-        ports = self._ports()
-        for slot in list(self._open):
-            self.shut(slot)
+        # Under TLS nobody but grpcio can write to a connection: there its own GOAWAY, in `stop`, is the first.
+        plain = self._health_port.ports() | (self._port.ports() if self._identity is None else set())
+        self._port.shut_all()
+        self._health_port.shut_all()
         self._health.end_watches()
         self._calls.end_watches()
         await asyncio.sleep(_SETTLE_SECONDS)  # a connection accepted just now must first send its SETTINGS
-        say_goaway(ports)
+        say_goaway(plain)
         farewell = min(deadline, time.monotonic() + _FAREWELL_SECONDS)
-        while connections_on(ports) and time.monotonic() < farewell:  # noqa: ASYNC110  # nobody tells when one closes
+        while connections_on(plain) and time.monotonic() < farewell:  # noqa: ASYNC110  # nobody tells when one closes
             await asyncio.sleep(_SETTLE_SECONDS)
-        await self._server.stop(max(0.0, deadline - time.monotonic()))
+        left = max(0.0, deadline - time.monotonic())
+        await asyncio.gather(self._server.stop(left), self._health_server.stop(left))
 
 
 def _add_reflection(server: Any) -> None:

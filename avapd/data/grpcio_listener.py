@@ -60,10 +60,14 @@ class _Registration(NamedTuple):
 class Door:
     """One place of a grpcio server through which connections can come. Make it before the server starts."""
 
-    def __init__(self, server: Any) -> None:
-        """Add a door to a `grpc.aio` server. Raises SocketError when this grpcio does not work as described above."""
+    def __init__(self, server: Any, credentials: Any = None) -> None:
+        """Add a door to a `grpc.aio` server, with TLS if there are credentials.
+
+        Raises SocketError when this grpcio does not work as described above.
+        """
         self._libc = ctypes.CDLL(None, use_errno=True)
-        port = server.add_insecure_port("127.0.0.1:0")
+        here = "127.0.0.1:0"
+        port = server.add_secure_port(here, credentials) if credentials is not None else server.add_insecure_port(here)
         self._fd = _listener_on(port)
         self._registration = _registration_of(self._fd)
         self._blank = socket.socketpair()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -14,7 +15,9 @@ from avapd.data.auth import AUTHORIZATION, HEADER, Keyring
 from avapd.data.health import Health
 from avapd.data.service import DENIED, SERVICE, Service, unimplemented
 from avapd.data.streams import Watches
-from avapd.data.wire_protocol import Members, WireProtocol
+from avapd.data.tls import Identity
+from avapd.data.wire_port import HealthApplication, WirePort
+from avapd.data.wire_protocol import WireProtocol
 from avapd.log import Log
 from avapd.shared.board import METHODS, STATUS_OF_CODE, STATUSES, Row
 from avapd.shared.channel import Start
@@ -28,7 +31,8 @@ from avapd.wire.limits import Limits
 # How often idle connections are looked at, and, when the engine stops, whether the last one is gone.
 _TICK_SECONDS: Final = 1.0
 _LEFT_SECONDS: Final = 0.05
-_BACKLOG: Final = 4_096
+# Of the health port, where nobody shows a key: probes are few.
+_HEALTH_CONNECTIONS: Final = 256
 _WARM_CALLS: Final = 20
 _UNCOUNTED: Final = -1
 _SHOWN: Final = 100
@@ -88,7 +92,10 @@ class DefinitionApplication:
 class WireEngine:
     """Serves a `Service` on sockets that the master holds."""
 
-    def __init__(self, service: Service, keyring: Callable[[], Keyring], row: Row, start: Start, log: Log) -> None:
+    def __init__(
+        self, service: Service, keyring: Callable[[], Keyring], row: Row, start: Start, log: Log,
+        *, identity: Identity | None,
+    ) -> None:  # fmt: skip
         self._row = row
         self._health = Health()
         self._watches = Watches(service.feed)
@@ -99,8 +106,10 @@ class WireEngine:
             self._application.add(methods())
         limits = Limits(**start.limits)  # type: ignore[arg-type]  # each is of its own kind
         self._routes = Routes(self._application, limits)
-        self._members = Members()
-        self._servers: dict[int, asyncio.Task[asyncio.Server]] = {}
+        self._port = WirePort(self._routes, self._count, identity, log)
+        few = dataclasses.replace(limits, connections=min(limits.connections, _HEALTH_CONNECTIONS))
+        probes = Routes(HealthApplication(self._health, self._application.failed), few)
+        self._health_port = WirePort(probes, self._count, None, log)
         self._ticker: asyncio.Task[None] | None = None
         self._ended = asyncio.Event()
 
@@ -116,23 +125,20 @@ class WireEngine:
 
     def open(self, slot: int, listener: socket.socket) -> None:
         """Accept connections of a slot; the engine closes `listener` when it is shut."""
-        self.shut(slot)
-        listener.setblocking(False)
-        loop = asyncio.get_running_loop()
-        served = loop.create_server(self._protocol, sock=listener, backlog=_BACKLOG)
-        self._servers[slot] = asyncio.ensure_future(served)
+        self._port.open(slot, listener)
+
+    def open_health(self, slot: int, listener: socket.socket) -> None:
+        """Answer for health alone, in clear text, on a slot's socket of the health port; closed as the other."""
+        self._health_port.open(slot, listener)
 
     def shut(self, slot: int) -> None:
-        """Accept no more connections of a slot."""
-        if slot in self._servers:
-            self._servers.pop(slot).add_done_callback(lambda opened: opened.result().close())
-
-    def _protocol(self) -> WireProtocol:
-        return WireProtocol(self._routes, self._members, self._count)
+        """Accept no more connections of a slot, on either port."""
+        self._port.shut(slot)
+        self._health_port.shut(slot)
 
     def connections(self) -> int:
-        """Open connections."""
-        return len(self._members.all)
+        """Open connections, those of the health port not counted."""
+        return len(self._port.members.all)
 
     # --- what changes -----------------------------------------------------------------------------------------
 
@@ -140,6 +146,7 @@ class WireEngine:
         """Set the status of a health service name."""
         self._health.set(name, serving=serving)
         self._routes.forget_answers()
+        self._health_port.routes.forget_answers()
 
     def swapped(self) -> None:
         """The service has another catalog."""
@@ -153,7 +160,7 @@ class WireEngine:
     def keys_changed(self) -> None:
         """The key ring is another one: nobody is let in by what was remembered."""
         self._routes.forget()
-        for member in self._members.all:
+        for member in self._port.members.all:
             member.forget()
 
     async def warm_up(self) -> None:
@@ -187,7 +194,8 @@ class WireEngine:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(_TICK_SECONDS)
-            self._members.tick()
+            self._port.members.tick()
+            self._health_port.members.tick()
             self._watches.tick(monotonic())
 
     # --- the end ----------------------------------------------------------------------------------------------
@@ -196,24 +204,26 @@ class WireEngine:
         """Say NOT_SERVING under every name, for good."""
         self._health.drain()
         self._routes.forget_answers()
+        self._health_port.routes.forget_answers()
 
     async def stop(self, seconds: float) -> None:
         """Shut every socket, say good-bye, wait for calls in flight, at most `seconds`; then cut what is left."""
-        for slot in list(self._servers):
-            self.shut(slot)
+        ports = (self._port, self._health_port)
+        for port in ports:
+            port.shut_all()
         self._health.end_watches()
         self._watches.end()
         told: set[WireProtocol] = set()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while self._members.all:  # nobody waits for a connection to end but here
+                while any(port.busy for port in ports):  # nobody waits for a connection to end but here
                     # Also who was accepted in the listener's last moment, for clients come back at once.
-                    for member in self._members.all - told:
+                    for member in (self._port.members.all | self._health_port.members.all) - told:
                         told.add(member)
                         member.drain()
                     await asyncio.sleep(_LEFT_SECONDS)
-        for member in list(self._members.all):
-            member.abort()
+        for port in ports:
+            port.abort()
         if self._ticker is not None:
             self._ticker.cancel()
         self._ended.set()

@@ -17,16 +17,18 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import random
 import signal
 import socket
 import time
 from typing import Final
 
 from avapd.data import process
-from avapd.data.auth import Keyring
+from avapd.data.auth import Anyone, Keyring
 from avapd.data.engine import Engine, build
 from avapd.data.link import Link
 from avapd.data.service import NOT_FOUND, SERVICE, Service
+from avapd.data.tls import Identity
 from avapd.errors import Exit, SnapshotError
 from avapd.log import Log
 from avapd.shared import board as words
@@ -36,6 +38,7 @@ from avapd.shared.channel import (
     Ack,
     Adopt,
     Booted,
+    Certificates,
     Channel,
     Compressed,
     Drain,
@@ -103,9 +106,16 @@ class Worker:
             self._listener.close()
             self._listener = None
             os.nice(process.SPARE_NICENESS)
-        self._keyring = Keyring(start.key_digests)
+        if start.seed is not None:
+            random.seed(start.seed + start.slot)
+        self._health_listener: socket.socket | None = None
+        self._identity = Identity()
+        self._keyring = self._ring(start.key_digests)
         self._service = Service(start.max_answer_bytes, lambda generation: self._link.send(Want(generation=generation)))
-        self._engine: Engine = build(self._service, lambda: self._keyring, self._row, start, self._log)
+        identity = self._identity if start.tls else None
+        self._engine: Engine = build(
+            self._service, lambda: self._keyring, self._row, start, self._log, identity=identity
+        )
         self._link = Link(channel, self.handle, self._orphaned)
         self._taking: asyncio.Task[None] | None = None
         self._wanted: tuple[Load | LoadPatch, list[int]] | None = None
@@ -116,6 +126,9 @@ class Worker:
         self._stale = False
         self._began = time.monotonic_ns()
 
+    def _ring(self, digests: list[str]) -> Keyring:
+        return Anyone() if self._start.anonymous else Keyring(digests)
+
     async def run(self) -> int:
         """Serve until told to stop; the exit code."""
         process.pin(self._start.cpu, self._log)
@@ -123,6 +136,8 @@ class Worker:
         if 0 <= files < process.ENOUGH_FILES and self._start.slot == 0:  # one WARN speaks for all
             self._log.warn("Few Open Files", limit=files, wanted=process.ENOUGH_FILES, hint="raise ulimit -Hn")
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._stop.set)
+        if self._start.tls and not await self._identified():
+            return Exit.OK
         await self._engine.start()
         await self._engine.set_health(LIVENESS, serving=True)
         for name in ("", SERVICE, FRESHNESS):
@@ -148,11 +163,23 @@ class Worker:
         self._log.close()
         return Exit.OK
 
+    async def _identified(self) -> bool:
+        """Wait for the first certificate; False when we are told to go before it has come."""
+        waits = [asyncio.create_task(event.wait()) for event in (self._identity.known, self._stop)]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+        return self._identity.known.is_set()
+
     def _open_port(self) -> None:
         if self._listener is not None:
             process.tune(self._listener)
             self._engine.open(self._start.slot, self._listener)
             self._listener = None
+        if self._health_listener is not None:
+            process.tune(self._health_listener)
+            self._engine.open_health(self._start.slot, self._health_listener)
+            self._health_listener = None
 
     # --- heartbeat ----------------------------------------------------------------------------------------
 
@@ -193,21 +220,40 @@ class Worker:
                 self._arrived.set()
             case Compressed():
                 self._taking = asyncio.create_task(self._take_compressed(message, descriptors[0]))
-            case Adopt(slot=slot):
-                self._engine.open(slot, socket.socket(fileno=descriptors[0]))
+            case Adopt():
+                self._adopt(message, socket.socket(fileno=descriptors[0]))
+            case Certificates(client_ca=client_ca):
+                self._show(client_ca, descriptors[0])
             case Release(slot=slot):
                 self._engine.shut(slot)
             case Missing(reasons=reasons):
                 self._service.missing = reasons
                 self._engine.swapped()
             case Keys(key_digests=digests):
-                self._keyring = Keyring(digests)
+                self._keyring = self._ring(digests)
                 self._engine.keys_changed()
             case Drain(at_once=at_once):
                 self._pre_drain = not at_once
                 self._stop.set()
             case _:
                 self._log.error("Unexpected Message", message=type(message).__name__)
+
+    def _adopt(self, adopt: Adopt, listener: socket.socket) -> None:
+        if not adopt.health:
+            self._engine.open(adopt.slot, listener)
+        elif adopt.slot == self._start.slot and self._listener is not None:  # not open yet
+            self._health_listener = listener
+        else:
+            self._engine.open_health(adopt.slot, listener)
+
+    def _show(self, client_ca: str, fd: int) -> None:
+        """Take another certificate, proved by the master; what it is shown in begins with the next handshake."""
+        try:
+            self._identity.take(fd, client_ca)
+        except OSError as error:
+            self._log.error("Certificate Not Taken", error=type(error).__name__, reason=error.strerror)
+        finally:
+            os.close(fd)
 
     def _orphaned(self, reason: str) -> None:
         if not self._stop.is_set():
@@ -327,13 +373,18 @@ class Worker:
     # --- the end --------------------------------------------------------------------------------------------
 
     async def _drain(self) -> None:
-        """NOT_SERVING first, while connections are still taken; then no more connections; then the calls in flight."""
+        """NOT_SERVING first, while connections are still taken; then no more connections; then the calls in flight.
+
+        Who has been replaced already does not say NOT_SERVING: a probe that reached it would take it for the service's.
+        """
         self._row[words.STATE] = State.DRAINING
-        await self._engine.drain()
         left = self._start.drain_seconds
         if self._pre_drain:
+            await self._engine.drain()
             await asyncio.sleep(self._start.pre_drain_seconds)
             left -= self._start.pre_drain_seconds
         if self._listener is not None:
             self._listener.close()
+        if self._health_listener is not None:
+            self._health_listener.close()
         await self._engine.stop(max(0.0, left))

@@ -32,6 +32,7 @@ class Start:
 
     Keys travel as SHA-256 digests (hex): a worker can check a key and cannot tell one. `catalog` says that a Load
     follows at once, so that the port is opened only when there is something to serve. A `spare` worker never opens it.
+    With `tls` the Certificates come next. `anonymous` asks nobody for a key. `seed` makes every spread repeatable.
     """
 
     slot: int
@@ -51,6 +52,9 @@ class Start:
     drain_seconds: float
     max_answer_bytes: int
     limits: dict[str, float]
+    tls: bool = False
+    anonymous: bool = False
+    seed: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,15 +115,29 @@ class Keys:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Certificates:
+    """Show this certificate from the next handshake on. Descriptor: sealed memory with it and its key, as PEM.
+
+    With `client_ca`, PEM as well, clients must show one that these authorities signed.
+    """
+
+    client_ca: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Adopt:
-    """Accept connections of a slot whose worker is missing as well. Descriptor: its listening socket."""
+    """Accept connections of a slot whose worker is missing as well. Descriptor: its listening socket.
+
+    With `health` it is that of the health port; for a worker's own slot this says where its own is.
+    """
 
     slot: int
+    health: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
-    """The slot has a worker of its own again."""
+    """The slot has a worker of its own again, for both ports."""
 
     slot: int
 
@@ -128,7 +146,8 @@ class Release:
 class Drain:
     """Stop: NOT_SERVING, pre-drain, no new connections, finish what is in flight, exit 0.
 
-    `at_once` leaves the pre-drain out: the slot's socket has another worker already, so nobody has to be warned.
+    `at_once` leaves NOT_SERVING and the pre-drain out: the slot's socket has another worker already, so nobody has to
+    be warned.
     """
 
     at_once: bool
@@ -164,11 +183,15 @@ class Want:
 
 
 Message = (
-    Start | Load | LoadPatch | Missing | Compressed | Keys | Adopt | Release | Drain | Booted | Ack | Reject | Want
-)
-_KINDS: Final = (Start, Load, LoadPatch, Missing, Compressed, Keys, Adopt, Release, Drain, Booted, Ack, Reject, Want)
+    Start | Load | LoadPatch | Missing | Compressed | Keys | Certificates | Adopt | Release | Drain
+    | Booted | Ack | Reject | Want
+)  # fmt: skip
+_KINDS: Final = (
+    Start, Load, LoadPatch, Missing, Compressed, Keys, Certificates, Adopt, Release, Drain,
+    Booted, Ack, Reject, Want,
+)  # fmt: skip
 _MESSAGES: Final = {kind.__name__: kind for kind in _KINDS}
-DESCRIPTORS: Final = {"Start": 2, "Load": 1, "LoadPatch": 2, "Compressed": 1, "Adopt": 1}
+DESCRIPTORS: Final = {"Start": 2, "Load": 1, "LoadPatch": 2, "Compressed": 1, "Certificates": 1, "Adopt": 1}
 
 
 def encode(message: Message) -> bytes:

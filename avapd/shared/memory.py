@@ -14,6 +14,7 @@ import fcntl
 import hashlib
 import mmap
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import Final
@@ -60,6 +61,11 @@ def seal(fd: int, seals: int = ARENA_SEALS) -> None:
     """Make the memory immutable (or, with BOARD_SEALS, its size)."""
     if HAVE_MEMFD:
         fcntl.fcntl(fd, F_ADD_SEALS, seals)
+
+
+def path_of(fd: int) -> str:
+    """A path of memory in this process, for those who only read files; each opening reads from its beginning."""
+    return f"/proc/self/fd/{fd}" if sys.platform == "linux" else f"/dev/fd/{fd}"
 
 
 def map_sealed(fd: int, size: int) -> mmap.mmap:

@@ -25,6 +25,7 @@ class Limits:
     """What a connection may do and cost. Each field is a setting, `AVAPD_LIMIT_` and its name; see config.py."""
 
     preface_seconds: float = _limit(10.0, "C1", "until the client's preface and SETTINGS have come", 0.1, 3600)
+    handshake_seconds: float = _limit(4.0, "C1", "until the TLS handshake is done", 0.1, 3600)
     settings_seconds: float = _limit(60.0, "C1", "until the client has acknowledged our SETTINGS", 0.1, 3600)
     streams: int = _limit(100, "C2", "calls at once, each until its answer is written", high=100_000)
     refusals: int = _limit(100, "C2", "calls beyond that in 30 s")
@@ -68,6 +69,7 @@ class Limits:
     age_jitter: float = _limit(0.1, "C22", "spread of that age, as a share of it", 0, 1)
     grace_seconds: float = _limit(30.0, "C22", "for calls under way after a good-bye", 0, _SECONDS)
     connections: int = _limit(10_000, "C22", "connections of a worker; more are cut off")
+    handshakes: int = _limit(1_000, "C22", "TLS handshakes of a worker at once; then the oldest is cut off")
     keepalive_seconds: float = _limit(7_200.0, "A49", "without a byte from the client, then a PING", 1, _SECONDS)
     keepalive_timeout: float = _limit(20.0, "A49", "until that PING must be answered", 0.1, _SECONDS)
     glitches: int = _limit(1_000, "C23", "other oddities; good-bye at three quarters of it", 4)

@@ -64,6 +64,7 @@ class Avapd:
             "PATH": os.environ["PATH"],
             "DATABASE_URL": database_url,
             "API_KEY": KEY,
+            "AVAPD_INSECURE": "1",
             "PORT": str(self.port),
             "AVAPD_HOST": "127.0.0.1",
             "AVAPD_ADMIN_PORT": str(self._admin_port),

@@ -19,7 +19,7 @@ class Follower:
     """Follows a table as the master does, and knows what is served."""
 
     def __init__(self, url: str, *, key: str | None = None, **limits: int) -> None:
-        options = {"max_definition_bytes": 1 << 20, "max_bytes": 1 << 30, **limits}
+        options: dict[str, Any] = {"max_definition_bytes": 1 << 20, "max_bytes": 1 << 30, **limits}
         self.source = Source(url, schema="public", seconds=10, **options)
         self._key = key
         self.read()

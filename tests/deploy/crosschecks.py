@@ -13,17 +13,11 @@ from avapd.control import store
 from avapd.control.check import needed_memory
 from avapd.data.worker import LIVENESS
 
-# The settings of TLS are named ahead: avapd does not have them yet, and takes no notice.
-COMING: Final = {
-    "AVAPD_TLS_CERT_FILE", "AVAPD_TLS_KEY_FILE", "AVAPD_TLS_CLIENT_CA_FILE", "AVAPD_HEALTH_PORT", "AVAPD_INSECURE",
-}  # fmt: skip
 SETTINGS: Final = config.settings()
 SECRETS: Final = {name for setting in SETTINGS.values() if setting.secret for name in setting.variables}
-KNOWN: Final = (
-    {name for setting in SETTINGS.values() for name in setting.variables}
-    | {f"{name}_FILE" for name in SECRETS}
-    | COMING
-)
+KNOWN: Final = {name for setting in SETTINGS.values() for name in setting.variables} | {
+    f"{name}_FILE" for name in SECRETS
+}
 # A stop takes the drain and at most this much more (tests/system holds it).
 STOP_SECONDS: Final = 2
 HISTORY_BYTES: Final = 128 << 20

@@ -14,8 +14,10 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
+import trustme
 from deploy.prometheus import Alert, Prometheus
 from deploy.rules import alerts
+from support.certificates import Folder, days_on
 from support.server import Server, free_port
 from support.waiting import stays, wait_until
 
@@ -104,9 +106,12 @@ Start = Callable[..., Server]
 
 
 @pytest.fixture
-def ports() -> dict[str, str]:
-    """Where the third server will be, which is not there at first."""
-    return {"PORT": str(free_port()), "AVAPD_ADMIN_PORT": str(free_port())}
+def ports(tmp_path: Path) -> dict[str, str]:
+    """Where the third server will be, which is not there at first, and its certificate, which ends soon."""
+    (tmp_path / "certificates").mkdir()
+    folder = Folder(tmp_path / "certificates", trustme.CA())
+    folder.rotate(not_after=days_on(10))
+    return {"PORT": str(free_port()), "AVAPD_ADMIN_PORT": str(free_port()), **folder.settings()}
 
 
 @pytest.fixture
@@ -138,6 +143,8 @@ def test_every_alert_fires(
     calls(watch, a)
     watch.wait("AvapWorkerRestarted", "AvapWorkerFlapping", instance="a", cause=lambda: kill_workers(a))
     c = restarts(watch, ports, start)
+    Path(ports["AVAPD_TLS_CERT_FILE"]).unlink()
+    watch.wait("AvapCertificateExpires", "AvapCertificateRefused", instance="c")
     watch.wait("AvapDatabaseDown", "AvapNotListening", "AvapCatalogStale", "AvapCatalogVeryStale", instance="b")
     # The third has no catalog that could be old, or another than theirs.
     assert not watch.firing("c") & {"AvapCatalogStale", "AvapCatalogVeryStale", "AvapCatalogsDiffer"}

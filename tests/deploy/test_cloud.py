@@ -17,8 +17,6 @@ from avapd.control.check import needed_memory
 SHIPPED = Path(__file__).parents[2] / "deploy"
 SECRETS = {"DATABASE_URL": "postgresql://db/avap", "API_KEY": "k" * 16, "SIGNING_KEY": "s" * 16}
 CLIENT = "AVAPD_TARGET"  # of `avapd health`
-# TLS: the files are the platform's to mount, and cannot be read here.
-TLS = {"AVAPD_TLS_CERT_FILE", "AVAPD_TLS_KEY_FILE", "AVAPD_TLS_CLIENT_CA_FILE", "AVAPD_HEALTH_PORT", "AVAPD_INSECURE"}
 
 
 class Example(NamedTuple):
@@ -92,15 +90,14 @@ def example(request: pytest.FixtureRequest) -> Example:
 
 
 def load(example: Example) -> config.Config:
-    """The settings as avapd would read them there, but for files that are not here."""
-    values = {name: value for name, value in example.values.items() if name not in TLS}
-    return config.load({**values, **{name: SECRETS[name] for name in example.references}})
+    """The settings as avapd would read them there."""
+    return config.load({**example.values, **{name: SECRETS[name] for name in example.references}})
 
 
 def test_every_variable_is_a_setting(example: Example) -> None:
     """No name is unknown, no value is wrong: avapd starts with just these."""
     known = {name for setting in config.settings().values() for name in setting.variables}
-    assert example.values.keys() | example.references.keys() <= known | TLS | {CLIENT}
+    assert example.values.keys() | example.references.keys() <= known | {CLIENT}
     assert load(example).api_keys
 
 

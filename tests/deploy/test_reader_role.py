@@ -156,7 +156,7 @@ def test_check_reports_the_role_as_read_only(postgres: Postgres) -> None:
         [sys.executable, "-P", "-m", "avapd", "check", "--json"],
         capture_output=True,
         check=False,
-        env={**environ, "SIGNING_KEY": KEY, "AVAPD_WORKERS": "1"},
+        env={**environ, "SIGNING_KEY": KEY, "AVAPD_WORKERS": "1", "AVAPD_ENV": "test"},
     )
     assert done.stderr == b""
     findings = {finding["check"]: finding for finding in json.loads(done.stdout)}

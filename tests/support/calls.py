@@ -21,15 +21,18 @@ class Outcome(NamedTuple):
 
 
 class Calls:
-    """One channel to one server."""
+    """One channel to one server, with TLS when there are credentials."""
 
-    def __init__(self, target: str, key: str | None = None) -> None:
+    def __init__(self, target: str, key: str | None = None, credentials: Any = None) -> None:
         options = [
             ("grpc.max_receive_message_length", -1),
             ("grpc.enable_http_proxy", 0),
             ("grpc.use_local_subchannel_pool", 1),
         ]
-        self.channel = grpc.insecure_channel(target, options=options)
+        if credentials is not None:
+            self.channel = grpc.secure_channel(target, credentials, options=options)
+        else:
+            self.channel = grpc.insecure_channel(target, options=options)
         self._metadata = (("x-avap-auth", key),) if key is not None else ()
 
     def call(

@@ -58,6 +58,7 @@ class Server:
             "PORT": str(self.port),
             "AVAPD_ADMIN_PORT": str(self.admin_port),
             "AVAPD_ENV": "test",
+            "AVAPD_INSECURE": "1",
             "AVAPD_WORKERS": "2",
             "AVAPD_REFRESH_SECONDS": "0.2",
             "AVAPD_CANARY_SECONDS": "0",

@@ -299,7 +299,7 @@ def test_a_closed_pipe_is_no_error(ask: Callable[..., Ran], postgres_url: str, s
 
 def checked(url: str, *arguments: str, **environ: str) -> tuple[int, dict[str, list[tuple[str, str]]]]:
     """Exit code, and status and text of each finding by what was looked at; text and JSON agree."""
-    environ = {"DATABASE_URL": url, "API_KEY": KEY, "AVAPD_DATABASE_SECONDS": "5", **environ}
+    environ = {"DATABASE_URL": url, "API_KEY": KEY, "AVAPD_DATABASE_SECONDS": "5", "AVAPD_ENV": "test", **environ}
     ran = run("check", "--json", *arguments, **environ)
     found: dict[str, list[tuple[str, str]]] = {}
     for finding in json.loads(ran.out):
@@ -331,7 +331,8 @@ def test_check_of_a_good_database(table: Database) -> None:
 def test_check_as_text_is_a_table(table: Database) -> None:
     """The same for people: WARN and FAIL stand out, nothing on stderr, no secret, no escape."""
     url = table.reader_url.replace("avapd_reader@", "avapd_reader:canary-password@")
-    ran = run("check", DATABASE_URL=url, API_KEY="canary-key-0123456789", SIGNING_KEY="canary-signing")
+    settings = {"API_KEY": "canary-key-0123456789", "SIGNING_KEY": "canary-signing", "AVAPD_ENV": "test"}
+    ran = run("check", DATABASE_URL=url, **settings)
     assert (ran.code, ran.err) == (0, "")
     assert re.search(r"^role +ok +avapd_reader is read-only$", ran.out, re.MULTILINE)
     assert "canary" not in ran.out
@@ -360,7 +361,7 @@ def test_check_of_doubled_and_incomplete_rows(postgres_url: str) -> None:
         [(name, None, None, "x")] * 3 + [(None, None, None, "x"), ("", None, None, "x"), ("a", None, None, None)]
     )
     code, found = checked(database.reader_url)
-    text = run("check", DATABASE_URL=database.reader_url, API_KEY=KEY).out
+    text = run("check", DATABASE_URL=database.reader_url, API_KEY=KEY, AVAPD_ENV="test").out
     database.drop()
     assert code == 0
     rows = found["rows"]
@@ -547,6 +548,8 @@ def test_missing_settings_are_named() -> None:
         assert ran.err.splitlines() == [
             "avapd: DATABASE_URL (or DATABASE_URL_FILE) is required and not set",
             "avapd: API_KEY (or API_KEY_FILE) is required and not set",
+            "avapd: production serves TLS (AVAPD_TLS_CERT_FILE and AVAPD_TLS_KEY_FILE) or, when AVAPD_INSECURE=1 asks for "
+            "it, clear text; neither is set",
         ]
 
 
@@ -569,7 +572,7 @@ def test_missing_settings_are_named() -> None:
 )
 def test_one_bad_setting_is_enough(environ: dict[str, str], named: str) -> None:
     """Exit 78, naming the variable that was set and not its value."""
-    ran = run("serve", command=WATCHED, **{"DATABASE_URL": NOWHERE, "API_KEY": KEY, **environ})
+    ran = run("serve", command=WATCHED, **{"DATABASE_URL": NOWHERE, "API_KEY": KEY, "AVAPD_INSECURE": "1", **environ})
     assert ran.code == 78, ran
     assert named in ran.err
     assert "AUDIT" not in ran.err

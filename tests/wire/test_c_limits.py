@@ -37,6 +37,7 @@ KIB, MIB = 1 << 10, 1 << 20
 # Field → row of part C and its default. Where the default is not the one of the row, the reason stands beside it.
 DEFAULTS: dict[str, tuple[str, float]] = {
     "preface_seconds": ("C1", 10),
+    "handshake_seconds": ("C1", 4),  # not 5: by then it must be over
     "settings_seconds": ("C1", 60),
     "streams": ("C2", 100),
     "refusals": ("C2", 100),
@@ -73,6 +74,7 @@ DEFAULTS: dict[str, tuple[str, float]] = {
     "age_jitter": ("C22", 0.1),
     "grace_seconds": ("C22", 30),
     "connections": ("C22", 10_000),
+    "handshakes": ("C22", 1000),
     "keepalive_seconds": ("A49", 7200),
     "keepalive_timeout": ("A49", 20),
     "glitches": ("C23", 1000),
@@ -88,7 +90,7 @@ def test_every_limit_has_the_default_of_its_row() -> None:
 
 def test_every_limit_is_a_setting() -> None:
     """C1 to C23: `AVAPD_LIMIT_` and its name sets it, with a default and a help text; nonsense is refused."""
-    required = {"DATABASE_URL": "postgresql://reader@db/avap", "API_KEY": "a-key-of-enough-length"}
+    required = {"DATABASE_URL": "postgresql://reader@db/avap", "API_KEY": "a-key-of-enough-length", "AVAPD_ENV": "test"}
     assert load(required).limits == Limits()
     for name, (_, default) in DEFAULTS.items():
         variable, setting = f"AVAPD_LIMIT_{name.upper()}", declared()[f"limit_{name}"]

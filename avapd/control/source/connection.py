@@ -16,6 +16,7 @@ import asyncio
 import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
+from urllib.parse import quote, urlsplit
 
 import asyncpg
 
@@ -27,10 +28,14 @@ T = TypeVar("T")
 
 
 class Database:
-    """How to reach a database. `seconds` is the deadline of whatever is done with it."""
+    """How to reach a database. `seconds` is the deadline of whatever is done with it.
 
-    def __init__(self, url: str, seconds: float) -> None:
-        self._url = url
+    With `ca_file` its certificate must be signed by that authority for the name in `url`; the file is read with each
+    connection, so a renewed one needs no restart.
+    """
+
+    def __init__(self, url: str, seconds: float, ca_file: str = "") -> None:
+        self._url = _verifying(url, ca_file) if ca_file else url
         self.seconds = seconds
 
     async def read(self, work: Callable[[Any], Awaitable[T]]) -> T:
@@ -68,6 +73,13 @@ class Database:
             statement_cache_size=0,
             server_settings={"application_name": f"avapd/{__version__}"},
         )
+
+
+def _verifying(url: str, ca_file: str) -> str:
+    """The connection string with `sslmode=verify-full` and the authority's file; asyncpg does the rest."""
+    parts = urlsplit(url)
+    kept = [pair for pair in parts.query.split("&") if pair.partition("=")[0] not in {"", "sslmode", "sslrootcert"}]
+    return parts._replace(query="&".join((*kept, "sslmode=verify-full", f"sslrootcert={quote(ca_file)}"))).geturl()
 
 
 def by_fault(error: Exception, seconds: float) -> SourceError:

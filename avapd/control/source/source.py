@@ -52,9 +52,9 @@ class Source:
 
     def __init__(
         self, url: str, *, schema: str, seconds: float, max_definition_bytes: int, max_bytes: int,
-        max_rows: int = 1 << 62,
+        max_rows: int = 1 << 62, ca_file: str = "",
     ) -> None:  # fmt: skip
-        self.database = Database(url, seconds)
+        self.database = Database(url, seconds, ca_file)
         self._schema = '"' + schema.replace('"', '""') + '"'
         self._max_definition_bytes = max_definition_bytes
         self._max_bytes = max_bytes
