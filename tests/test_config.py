@@ -24,8 +24,10 @@ GOOD = {"DATABASE_URL": URL, "API_KEY": KEY}
 MIB = 1 << 20
 INTEGERS = ["", " ", "x", "1.5", "-1", "+1", "1e3", " 80", "80 ", "80\n", "0x50", "٣", "9" * 18, "9" * 5000]
 SECONDS = ["", "x", "-1", "1e3", ".5", "5.", "nan", "inf", "1 s", "1,5", "٣", "9" * 5000, "0.1234567"]
+KEYS_FILE = str(Path(__file__).parents[1] / "deploy" / "api-keys.toml")
 # field → (variable, default, a good text, its value, texts that are refused)
 CASES: dict[str, tuple[str, Any, str, Any, list[str]]] = {
+    "api_keys_file": ("AVAPD_API_KEYS_FILE", "", KEYS_FILE, KEYS_FILE, []),
     "host": ("AVAPD_HOST", "[::]", "127.0.0.1", "127.0.0.1", []),
     "port": ("PORT", 50051, "8080", 8080, [*INTEGERS, "0", "65536"]),
     "threadpool": ("UV_THREADPOOL_SIZE", 64, "4", 4, [*INTEGERS, "0", "1025"]),

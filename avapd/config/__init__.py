@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from avapd.config import parsers
+from avapd.config import keys, parsers
 from avapd.config.declarations import ENGINES, ENVIRONMENTS, KEY_BYTES, NOTIFY_CHANNEL, SAMPLE_KEYS, Config
 from avapd.config.setting import Setting
 from avapd.errors import ConfigError
@@ -56,7 +56,7 @@ def load(environ: Mapping[str, str], overrides: Mapping[str, str] | None = None)
             text = _text(setting, environ, overrides.get(name))
             if text is not None:
                 values[name] = setting.parse(text)
-            elif setting.default_text == "required":
+            elif setting.default_text == "required" and not (name == "api_keys" and _file_of_keys(environ, overrides)):
                 or_file = f" (or {setting.variables[0]}_FILE)" if setting.secret else ""
                 problems.append(f"{setting.variables[0]}{or_file} is required and not set")
         except ValueError as error:
@@ -67,6 +67,11 @@ def load(environ: Mapping[str, str], overrides: Mapping[str, str] | None = None)
         raise ConfigError(problems)
     limits = {name.removeprefix(_LIMIT): values.pop(name) for name in list(values) if name.startswith(_LIMIT)}
     return Config(**values, limits=Limits(**limits))
+
+
+def _file_of_keys(environ: Mapping[str, str], overrides: Mapping[str, str]) -> bool:
+    """Whether there are keys beside API_KEY, which is not required then."""
+    return bool(overrides.get("api_keys_file") or environ.get("AVAPD_API_KEYS_FILE"))
 
 
 def _variable(setting: Setting, environ: Mapping[str, str]) -> str:
@@ -105,13 +110,23 @@ def _read(path: str, named_by: str) -> str:
 def _contradictions(values: Mapping[str, Any]) -> list[str]:
     found = []
     short = any(len(key) < KEY_BYTES for key in values.get("api_keys", ()))
-    if short and values.get("environment", "production") != "development":
+    if short and not _short(values):
         found.append(f"API_KEY is shorter than {KEY_BYTES} bytes; only AVAPD_ENV=development allows that")
+    elif "api_keys" in values or values.get("api_keys_file"):
+        try:
+            keys.load(values.get("api_keys_file", ""), values.get("api_keys", ()), short=_short(values))
+        except ValueError as error:
+            found.append(f"{'AVAPD_API_KEYS_FILE' if values.get('api_keys_file') else 'API_KEY'}: {error}")
     if values.get("port", 50051) == values.get("admin_port", 9464):
         found.append("PORT and AVAPD_ADMIN_PORT are the same")
     if values.get("pre_drain_seconds", 1.0) > values.get("drain_seconds", 30.0):
         found.append("AVAPD_PRE_DRAIN_SECONDS is longer than AVAPD_DRAIN_SECONDS")
     return found
+
+
+def _short(values: Mapping[str, Any]) -> bool:
+    """Whether keys may be short."""
+    return bool(values.get("environment") == "development")
 
 
 def misspelt(environ: Mapping[str, str]) -> list[str]:

@@ -23,7 +23,7 @@ from prometheus_client.registry import Collector
 from avapd import __version__
 from avapd.control import guard, host
 from avapd.control.plane import Plane
-from avapd.shared.board import BUCKETS, CONNECTIONS, METHODS, STATUSES
+from avapd.shared.board import BUCKETS, CONNECTIONS, CUT_OFF, METHODS, STATUSES
 
 # A float holds so much of a hash exactly, and one series tells replicas apart; a label would make one for each change.
 _FINGERPRINT_DIGITS = 12
@@ -80,6 +80,16 @@ class _Avapd(Collector):
             durations.add_metric((name,), cumulative, sum(seconds for _, seconds in timed))
         yield requests
         yield durations
+
+        times = CounterMetricFamily("avap_failures_throttled", "Times that wrong keys from an address were too many")
+        times.add_metric((), sum(row.refused("failures") for row in rows))
+        yield times
+        cut_off = CounterMetricFamily(
+            "avap_connections_refused", "Connections that were cut off, by the limit they met", labels=("limit",)
+        )
+        for reason in CUT_OFF:
+            cut_off.add_metric((reason,), sum(row.refused(reason) for row in rows))
+        yield cut_off
 
     def _catalog(self) -> Iterator[Metric]:
         current = self._publisher.current

@@ -23,7 +23,7 @@ import time
 from typing import Final
 
 from avapd.data import process
-from avapd.data.auth import Keyring
+from avapd.data.access import Access
 from avapd.data.engine import Engine, build
 from avapd.data.link import Link
 from avapd.data.service import NOT_FOUND, SERVICE, Service
@@ -52,6 +52,7 @@ from avapd.shared.channel import (
 from avapd.shared.patch import Content, PatchedView
 from avapd.shared.snapshot import View
 from avapd.wire.grpc import OK, RESOURCE_EXHAUSTED
+from avapd.wire.limits import Limits
 
 HEARTBEAT_SECONDS: Final = 0.1
 # Descriptors are counted every so many heartbeats.
@@ -103,9 +104,10 @@ class Worker:
             self._listener.close()
             self._listener = None
             os.nice(process.SPARE_NICENESS)
-        self._keyring = Keyring(start.key_digests)
+        limits = Limits(**start.limits)  # type: ignore[arg-type]  # each is of its own kind
+        self._access = Access(start.keys, self._row, self._board.all(), limits)
         self._service = Service(start.max_answer_bytes, lambda generation: self._link.send(Want(generation=generation)))
-        self._engine: Engine = build(self._service, lambda: self._keyring, self._row, start, self._log)
+        self._engine: Engine = build(self._service, self._access, self._row, start, self._log)
         self._link = Link(channel, self.handle, self._orphaned)
         self._taking: asyncio.Task[None] | None = None
         self._wanted: tuple[Load | LoadPatch, list[int]] | None = None
@@ -161,6 +163,8 @@ class Worker:
             self._row[words.HEARTBEAT] = time.monotonic_ns()
             if beat % _COUNT_EVERY == 0:
                 self._row[words.CONNECTIONS] = self._engine.connections()
+            if self._access.beat(time.monotonic(), time.time()):
+                self._engine.keys_changed()
             checked = self._board[words.CHECKED]
             fresh = bool(checked) and time.monotonic_ns() - checked < self._board[words.FRESH_FOR]
             if fresh != self._fresh:
@@ -200,8 +204,8 @@ class Worker:
             case Missing(reasons=reasons):
                 self._service.missing = reasons
                 self._engine.swapped()
-            case Keys(key_digests=digests):
-                self._keyring = Keyring(digests)
+            case Keys(keys=keys):
+                self._access.set_keys(keys)
                 self._engine.keys_changed()
             case Drain(at_once=at_once):
                 self._pre_drain = not at_once

@@ -9,6 +9,8 @@ Layout, native 64-bit words:
     row 1 … rows    gauges   `HEARTBEAT` … `STATE`
                     requests [method][status]
                     duration [method][bucket], then its sum in nanoseconds
+                    keys     [key] calls, then let through by its rate, then beyond it
+                    refused  [reason]
 
 Each row begins on a page of its own, so that two CPUs never write the same cache line.
 
@@ -61,7 +63,16 @@ _GAUGES: Final = 8
 _REQUESTS: Final = _GAUGES
 _DURATIONS: Final = _REQUESTS + len(METHODS) * len(STATUSES)
 _DURATION_WORDS: Final = len(BUCKETS) + 2
-ROW_WORDS: Final = _DURATIONS + len(METHODS) * _DURATION_WORDS
+# Names of keys that are counted at once; config/keys.py takes no more.
+KEYS: Final = 64
+# What a worker refused before it looked at a request, and whom it did not let in.
+REFUSALS: Final = ("failures", "overload")
+CUT_OFF: Final = ("worker", "total", "address", "files")
+_KEY_CALLS: Final = _DURATIONS + len(METHODS) * _DURATION_WORDS
+_KEY_LET: Final = _KEY_CALLS + KEYS
+_KEY_LIMITED: Final = _KEY_LET + KEYS
+_REFUSED: Final = _KEY_LIMITED + KEYS
+ROW_WORDS: Final = _REFUSED + len(REFUSALS) + len(CUT_OFF)
 
 _PAGE: Final = 4096
 
@@ -126,6 +137,34 @@ class Row:
         base = _DURATIONS + method * _DURATION_WORDS
         words[base + bisect_left(_BOUNDS, nanoseconds)] += times
         words[base + _DURATION_WORDS - 1] += nanoseconds * times
+
+    def count_key(self, column: int, times: int = 1) -> None:
+        """Count finished calls with a key."""
+        self.words[_KEY_CALLS + column] += times
+
+    def key_calls(self, column: int) -> int:
+        """Finished calls with a key."""
+        return self.words[_KEY_CALLS + column]
+
+    def count_let(self, column: int) -> None:
+        """Count a call with a key that has a rate, within it."""
+        self.words[_KEY_LET + column] += 1
+
+    def count_limited(self, column: int) -> None:
+        """Count a call beyond the rate of its key."""
+        self.words[_KEY_LIMITED + column] += 1
+
+    def key_rate(self, column: int) -> tuple[int, int]:
+        """Calls with a key that has a rate: within it, and beyond."""
+        return self.words[_KEY_LET + column], self.words[_KEY_LIMITED + column]
+
+    def refuse(self, reason: str, times: int = 1) -> None:
+        """Count what was refused: one of REFUSALS or CUT_OFF."""
+        self.words[_REFUSED + (*REFUSALS, *CUT_OFF).index(reason)] += times
+
+    def refused(self, reason: str) -> int:
+        """How much was refused for this reason."""
+        return self.words[_REFUSED + (*REFUSALS, *CUT_OFF).index(reason)]
 
     def requests(self, method: int) -> list[int]:
         """Finished calls of a method, by status."""

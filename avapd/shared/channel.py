@@ -15,7 +15,7 @@ import socket
 import struct
 from array import array
 from collections import deque
-from typing import Final
+from typing import Any, Final
 
 import orjson
 
@@ -30,8 +30,9 @@ _CLOEXEC: Final = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 class Start:
     """First message to a worker: who it is and how it serves. Descriptors: the board, the slot's listening socket.
 
-    Keys travel as SHA-256 digests (hex): a worker can check a key and cannot tell one. `catalog` says that a Load
-    follows at once, so that the port is opened only when there is something to serve. A `spare` worker never opens it.
+    `keys` are the fields of config.keys.Key, with digests: a worker can check a key and cannot tell one. `catalog` says
+    that a Load follows at once, so that the port is opened only when there is something to serve. A `spare` worker
+    never opens it.
     """
 
     slot: int
@@ -42,7 +43,7 @@ class Start:
     engine: str
     environment: str
     log_level: str
-    key_digests: list[str]
+    keys: list[dict[str, Any]]
     catalog: bool
     spare: bool
     orphan_seconds: float
@@ -105,9 +106,9 @@ class Compressed:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Keys:
-    """Accept these keys and no others, from now on."""
+    """Accept these keys and no others, from now on; `keys` as in Start."""
 
-    key_digests: list[str]
+    keys: list[dict[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,6 @@
 """Every limit of the engine with its default, and how a connection is held to it.
 
-The numbers C1 to C23 are the rows of the project's HTTP/2 checklist; most defaults are those of nghttp2, Envoy, Netty,
+The numbers C1 to C24 are the rows of the project's HTTP/2 checklist; most defaults are those of nghttp2, Envoy, Netty,
 grpc-core or grpc-go. Sizes are in bytes, times in seconds; all are per connection.
 """
 
@@ -68,9 +68,18 @@ class Limits:
     age_jitter: float = _limit(0.1, "C22", "spread of that age, as a share of it", 0, 1)
     grace_seconds: float = _limit(30.0, "C22", "for calls under way after a good-bye", 0, _SECONDS)
     connections: int = _limit(10_000, "C22", "connections of a worker; more are cut off")
+    total_connections: int = _limit(100_000, "C22", "connections of all workers; more are cut off")
+    address_connections: int = _limit(
+        2_000, "C22", "connections of a worker with one address (IPv6: one /64); more are cut off"
+    )
     keepalive_seconds: float = _limit(7_200.0, "A49", "without a byte from the client, then a PING", 1, _SECONDS)
     keepalive_timeout: float = _limit(20.0, "A49", "until that PING must be answered", 0.1, _SECONDS)
     glitches: int = _limit(1_000, "C23", "other oddities; good-bye at three quarters of it", 4)
+    failures: int = _limit(
+        100, "C24", "wrong keys from one address (IPv6: one /64) that a worker answers with UNAUTHENTICATED; "
+        "then RESOURCE_EXHAUSTED", high=1_000_000,
+    )  # fmt: skip
+    failures_per_second: float = _limit(10.0, "C24", "how fast that allowance grows again", 0.01, 999_999)
 
 
 class Bucket:
