@@ -220,7 +220,7 @@ class Config:
         found = []
         if any(key.lower() in SAMPLE_KEYS for key in self.api_keys):
             found.append("API_KEY is a key from public samples: anyone can call this server")
-        if readable_by_others(self.api_keys_file):
+        if self.api_keys_file and readable_by_others(self.api_keys_file):
             found.append("the file of AVAPD_API_KEYS_FILE can be read by every user of this host")
         if self.signing_key is not None and self.signing_key.lower() in SAMPLE_KEYS:
             found.append("SIGNING_KEY is a key from public samples: anyone can sign packages")

@@ -82,13 +82,13 @@ class _Avapd(Collector):
         yield durations
 
         times = CounterMetricFamily("avap_failures_throttled", "Times that wrong keys from an address were too many")
-        times.add_metric((), sum(row.refused("failures") for row in rows))
+        times.add_metric((), sum(row.met("failures") for row in rows))
         yield times
         cut_off = CounterMetricFamily(
             "avap_connections_refused", "Connections that were cut off, by the limit they met", labels=("limit",)
         )
         for reason in CUT_OFF:
-            cut_off.add_metric((reason,), sum(row.refused(reason) for row in rows))
+            cut_off.add_metric((reason,), sum(row.met(reason) for row in rows))
         yield cut_off
 
     def _catalog(self) -> Iterator[Metric]:

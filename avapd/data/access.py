@@ -56,7 +56,7 @@ class Access:
         """Wrong keys have come from an address; False when they are too many."""
         right = self._failures.spend(address, now, times)
         if not right:
-            self._row.refuse("failures")
+            self._row.meet("failures")
         return right
 
     # --- connections ------------------------------------------------------------------------------------------
@@ -71,7 +71,7 @@ class Access:
         elif sum(row[CONNECTIONS] for row in self._rows) >= self._limits.total_connections:
             reason = "total"
         if reason:
-            self._row.refuse(reason)
+            self._row.meet(reason)
             return False
         self._addresses[address] += 1
         self._row[CONNECTIONS] += 1

@@ -10,7 +10,7 @@ Layout, native 64-bit words:
                     requests [method][status]
                     duration [method][bucket], then its sum in nanoseconds
                     keys     [key] calls, then let through by its rate, then beyond it
-                    refused  [reason]
+                    limits   [limit] that clients met
 
 Each row begins on a page of its own, so that two CPUs never write the same cache line.
 
@@ -65,14 +65,14 @@ _DURATIONS: Final = _REQUESTS + len(METHODS) * len(STATUSES)
 _DURATION_WORDS: Final = len(BUCKETS) + 2
 # Names of keys that are counted at once; config/keys.py takes no more.
 KEYS: Final = 64
-# What a worker refused before it looked at a request, and whom it did not let in.
-REFUSALS: Final = ("failures", "overload")
-CUT_OFF: Final = ("worker", "total", "address", "files")
+# Limits that clients met: wrong keys from one address, and connections, of which those beyond are cut off.
+CUT_OFF: Final = ("worker", "total", "address")
+LIMITS: Final = ("failures", *CUT_OFF)
 _KEY_CALLS: Final = _DURATIONS + len(METHODS) * _DURATION_WORDS
 _KEY_LET: Final = _KEY_CALLS + KEYS
 _KEY_LIMITED: Final = _KEY_LET + KEYS
-_REFUSED: Final = _KEY_LIMITED + KEYS
-ROW_WORDS: Final = _REFUSED + len(REFUSALS) + len(CUT_OFF)
+_MET: Final = _KEY_LIMITED + KEYS
+ROW_WORDS: Final = _MET + len(LIMITS)
 
 _PAGE: Final = 4096
 
@@ -158,13 +158,13 @@ class Row:
         """Calls with a key that has a rate: within it, and beyond."""
         return self.words[_KEY_LET + column], self.words[_KEY_LIMITED + column]
 
-    def refuse(self, reason: str, times: int = 1) -> None:
-        """Count what was refused: one of REFUSALS or CUT_OFF."""
-        self.words[_REFUSED + (*REFUSALS, *CUT_OFF).index(reason)] += times
+    def meet(self, limit: str) -> None:
+        """Count that a client met one of LIMITS."""
+        self.words[_MET + LIMITS.index(limit)] += 1
 
-    def refused(self, reason: str) -> int:
-        """How much was refused for this reason."""
-        return self.words[_REFUSED + (*REFUSALS, *CUT_OFF).index(reason)]
+    def met(self, limit: str) -> int:
+        """How often one of LIMITS was met."""
+        return self.words[_MET + LIMITS.index(limit)]
 
     def requests(self, method: int) -> list[int]:
         """Finished calls of a method, by status."""
