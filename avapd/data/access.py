@@ -52,6 +52,10 @@ class Access:
         self._ring = Keyring(self._keys, wall)
         return True
 
+    def admits(self, key: Key) -> bool:
+        """Whether a call with this key is within its rate, if it has one."""
+        return not key.rate or self.meter.admits(key)
+
     def failed(self, address: bytes, now: float, times: int = 1) -> bool:
         """Wrong keys have come from an address; False when they are too many."""
         right = self._failures.spend(address, now, times)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import socket
 from typing import Final
+from urllib.parse import unquote
 
 from avapd.wire.limits import Bucket
 
@@ -25,6 +26,11 @@ def block_of(host: str) -> bytes:
         packed = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
         return packed[12:] if packed.startswith(_MAPPED) else packed[:8]
     return b""
+
+
+def address_of(peer: str) -> bytes:
+    """Whose address it is that grpcio calls `ipv4:127.0.0.1:5000` or `ipv6:%5B::1%5D:5000`."""
+    return block_of(unquote(peer).partition(":")[2].rpartition(":")[0].strip("[]"))
 
 
 class Failures:

@@ -10,13 +10,13 @@ already. It only compresses anew for each call, on the event loop, where a large
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from itertools import chain
 from typing import Any, Final
-from urllib.parse import unquote
 
 import grpc
 import grpc.aio
@@ -25,7 +25,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from avapd.data.access import Access
 from avapd.data.auth import Key
-from avapd.data.failures import block_of
+from avapd.data.failures import address_of
 from avapd.data.feed import Message
 from avapd.data.grpcio_listener import Door, connections_on, say_goaway
 from avapd.data.health import listing
@@ -53,11 +53,6 @@ _NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 _Messages = Callable[[str, Key], AsyncIterator[Message]]
-
-
-def _address(peer: str) -> bytes:
-    """Whose address it is that grpcio calls `ipv4:127.0.0.1:5000` or `ipv6:%5B::1%5D:5000`."""
-    return block_of(unquote(peer).partition(":")[2].rpartition(":")[0].strip("[]"))
 
 
 class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no types
@@ -117,9 +112,6 @@ class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no typ
         self._handlers.clear()
         self._wake()
 
-    def _admits(self, key: Key) -> bool:
-        return not key.rate or self._access.meter.admits(key)
-
     def _remembered(self, serve: Callable[[bytes], Answer], request: bytes) -> Answer:
         """GetCommand's answers are kept ready: at most 16 MiB, until the next swap."""
         answer = self.answers.get(request)
@@ -139,7 +131,7 @@ class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no typ
         async def call(_requests: Any, context: Any) -> bytes:
             request = await context.read()
             began = clock()
-            answer = NO_MESSAGE if request is grpc.aio.EOF else serve(request) if self._admits(key) else LIMITED
+            answer = NO_MESSAGE if request is grpc.aio.EOF else serve(request) if self._access.admits(key) else LIMITED
             self._row.count_key(key.column)
             if answer.code == OK:
                 count(method, 0, clock() - began)
@@ -190,7 +182,7 @@ class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no typ
             has = name_in(request)
         except ValueError:
             return Answer(INTERNAL, BAD_REQUEST)
-        if self._feed.view is None or not self._admits(key):
+        if self._feed.view is None or not self._access.admits(key):
             return LIMITED if self._feed.view is not None else Answer(UNAVAILABLE, NOT_LOADED)
         async for message in messages(has, key):
             if not self._access.keyring().has(key):
@@ -222,7 +214,7 @@ class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no typ
 
         async def call(_requests: Any, context: Any) -> None:
             said = answer
-            if answer.sterner is not None and not self._access.failed(_address(context.peer()), time.monotonic()):
+            if answer.sterner is not None and not self._access.failed(address_of(context.peer()), time.monotonic()):
                 said = answer.sterner
             self._row.count(method, _COLUMN[said.code], 0)
             await context.abort(_CODES[said.code], said.message)
@@ -312,7 +304,7 @@ class GrpcioEngine:
         # One for each slot, since any may have to be adopted, and one for the warm-up.
         self._doors = [Door(self._server) for _ in range(start.slots + 1)]
         self._open: dict[int, tuple[Door, socket.socket]] = {}
-        self._idle_files = 0
+        self._idle_files = self._counted = 0
 
     async def start(self) -> None:
         """Start serving; no door is open yet."""
@@ -339,13 +331,18 @@ class GrpcioEngine:
             self._doors.append(door)
 
     def connections(self) -> int:
-        """Open connections. Counted one by one while they are few (8 µs each), by the number of descriptors above."""
-        files = open_files() - len(self._open)
-        if files < _COUNTED_FILES:
-            exact = len(connections_on(self._ports()))
-            self._idle_files = files - exact
-            return exact
-        return files - self._idle_files
+        """Open connections. Counted one by one while they are few (8 µs each), by the number of descriptors above.
+
+        Counting takes a descriptor itself: where none is left, it is as many as before.
+        """
+        with contextlib.suppress(OSError):
+            files = open_files() - len(self._open)
+            if files < _COUNTED_FILES:
+                self._counted = len(connections_on(self._ports()))
+                self._idle_files = files - self._counted
+            else:
+                self._counted = files - self._idle_files
+        return self._counted
 
     def _ports(self) -> set[int]:
         return {listener.getsockname()[1] for _, listener in self._open.values()}
