@@ -39,8 +39,9 @@ def _limit(field: dataclasses.Field[Any]) -> Setting:
     parse: Callable[[str], Any] = (
         parsers.seconds(low, high) if isinstance(field.default, float) else parsers.integer(low, high)
     )
-    return Setting((f"AVAPD_LIMIT_{field.name.upper()}",), parse, field.metadata["help"], f"{field.default:g}"
-                   if isinstance(field.default, float) else str(field.default), secret=False)  # fmt: skip
+    default = f"{field.default:g}" if isinstance(field.default, float) else str(field.default)
+    told = field.metadata["help"], default, False, field.metadata["seen"]
+    return Setting((f"AVAPD_LIMIT_{field.name.upper()}",), parse, *told)
 
 
 def load(environ: Mapping[str, str], overrides: Mapping[str, str] | None = None) -> Config:
@@ -145,12 +146,13 @@ def misspelt(environ: Mapping[str, str]) -> list[str]:
 
 def table(*, limits: bool = False) -> str:
     """The settings, or the limits of the engine, as a Markdown table of the README."""
-    rows = ["| variable | default | meaning |", "|---|---|---|"]
+    more = " beyond it a client sees |" if limits else ""
+    rows = [f"| variable | default | meaning |{more}", f"|---|---|---|{'---|' if limits else ''}"]
     for field, setting in settings().items():
         if field.startswith(_LIMIT) != limits:
             continue
         names = " / ".join(f"`{name}`" for name in setting.variables)
         if setting.secret:
             names += f" (or `{setting.variables[0]}_FILE`)"
-        rows.append(f"| {names} | {setting.default_text} | {setting.help} |")
+        rows.append(f"| {names} | {setting.default_text} | {setting.help} |{f' {setting.seen} |' if limits else ''}")
     return "\n".join(rows)

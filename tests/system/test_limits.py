@@ -3,21 +3,39 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
+import signal
 import socket
-import time
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 import psutil
 import pytest
+from support.attacks import authorised
 from support.calls import Calls, Outcome
 from support.database import Database
-from support.load import knock
+from support.load import Load, knock
+from support.raw import framed
 from support.server import Server
-from support.streams import PREFACE, settings
+from support.streams import (
+    ACK,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    HEADERS,
+    PREFACE,
+    SETTINGS,
+    WINDOW_UPDATE,
+    frame,
+    settings,
+)
 from support.waiting import stays, wait_until
+from wire.raw import literals  # fmt: skip
 
 from avapd.config import ENGINES
+from avapd.pb.avap_pb2 import CommandRequest
 
 Serve = Callable[..., Server]
 
@@ -97,3 +115,87 @@ def busy(process: psutil.Process, seconds: float) -> float:
     before = sum(process.cpu_times()[:2])
     stays(lambda: True, seconds)
     return (sum(process.cpu_times()[:2]) - before) / seconds
+
+
+# --- scenario 21: more calls than can be answered ---------------------------------------------------------------------
+
+FLOODS, BATCHES, STREAMS = 8, 40, 100
+REQUEST = CommandRequest(name="addVar").SerializeToString()
+OK_TRAILERS = b"\x00\x0bgrpc-status\x010"  # as the engine writes them, with every answer that is OK
+
+
+class Flood:
+    """A connection that sends calls as fast as they are taken, and reads what comes without looking at it."""
+
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), 30)
+        self.socket.sendall(PREFACE + settings(initial_window_size=(1 << 31) - 1) + frame(SETTINGS, ACK, 0))
+        self.socket.sendall(frame(WINDOW_UPDATE, 0, 0, ((1 << 31) - 65_536).to_bytes(4, "big")))
+        self.ends = 0
+        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._send, self._read)]
+        for thread in self._threads:
+            thread.start()
+
+    def _send(self) -> None:
+        block = literals(authorised())
+        for batch in range(BATCHES):
+            numbers = range(1 + 2 * STREAMS * batch, 1 + 2 * STREAMS * (batch + 1), 2)
+            self.socket.sendall(b"".join(
+                frame(HEADERS, END_HEADERS, number, block) + frame(DATA, END_STREAM, number, framed(REQUEST))
+                for number in numbers
+            ))  # fmt: skip
+
+    def _read(self) -> None:
+        rest = b""
+        while self.ends < BATCHES * STREAMS and (data := self.socket.recv(1 << 18)):
+            found = rest + data
+            self.ends += found.count(OK_TRAILERS) - rest.count(OK_TRAILERS)
+            rest = found[-len(OK_TRAILERS) + 1 :]
+
+    def wait(self) -> int:
+        """The calls that were answered with OK, once all are."""
+        for thread in self._threads:
+            thread.join(60)
+        self.socket.close()
+        return self.ends
+
+
+def test_more_calls_than_can_be_answered(serve: Serve, sample: Database) -> None:
+    """Scenario 21: a queue is what is in flight and no more, so every call is answered, and others get their turn.
+
+    Health and a client that asks now and then are answered within a second meanwhile, and at once after it.
+    """
+    server = serve(sample.reader_url, env={"AVAPD_WORKERS": "1"}).wait_serving()
+    with server.calls() as calls:
+        assert get(calls).code == 0
+        floods = [Flood(server.port) for _ in range(FLOODS)]
+        while any(thread.is_alive() for flood in floods for thread in flood._threads):
+            assert calls.health(timeout=1.0) == "SERVING"
+            assert get(calls).code == 0
+        assert [flood.wait() for flood in floods] == [BATCHES * STREAMS] * FLOODS
+        assert calls.get("addVar", timeout=1.0).code == 0
+    assert server.metric("avap_requests_total", status="200", method="GetCommand") >= FLOODS * BATCHES * STREAMS
+    assert server.metric("avap_requests_total", status="429") == 0
+
+
+# --- scenario 22: connections spread again ----------------------------------------------------------------------------
+
+
+def test_long_connections_spread_over_workers_again(serve: Serve, sample: Database) -> None:
+    """Scenario 22: a worker dies and its clients go to the other; their age brings them back, a good-bye before it.
+
+    No call fails but those that were under way with the worker that died.
+    """
+    server = serve(sample.reader_url, env={"AVAPD_LIMIT_AGE_SECONDS": "2"}).wait_serving()
+
+    def connections() -> list[float]:
+        return [server.metric("avap_connections", worker=str(worker)) for worker in range(2)]
+
+    with Load(server.calls, lambda calls: calls.get("addVar", wait=True), threads=16) as load:
+        wait_until(lambda: sum(connections()) >= 16)
+        os.kill(server.workers()[0], signal.SIGKILL)
+        wait_until(lambda: server.metric("avap_worker_restarts_total", worker="0") == 1)
+        wait_until(lambda: sum(connections()) >= 16 and max(connections()) <= 0.75 * sum(connections()), 20)
+    failed = Counter(entry.thread for entry in load.failures())
+    assert max(failed.values(), default=0) <= 1
+    assert not any("max_age" in entry.outcome.message for entry in load.failures())
