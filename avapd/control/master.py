@@ -91,14 +91,13 @@ class Master:
         self._cpus = host.usable_cpus()
         self._count = config.workers or len(self._cpus)
         self._claim = claim(config.host, config.port)
-        listeners = open_listeners(config.host, config.port, self._count)
         rows = 2 * self._count
         self._board = board.Board(board.create(rows), rows)
         self._board[board.FRESH_FOR] = int(_FRESH_INTERVALS * config.refresh_seconds * 1e9)
         self._publisher = Publisher(log, config.canary_seconds)
         self._supervisor = Supervisor(
             board=self._board,
-            listeners=listeners,
+            listeners=open_listeners(config.host, config.port, self._count),
             describe=self._describe,
             environ=environment(os.environ, config.threadpool),
             audience=self._publisher,
@@ -119,9 +118,7 @@ class Master:
         self._notifications = Notifications(source.database, config.notify_channel, self._poll.notified, log)
         plane = Plane(self._board, self._poll, self._refresh, self._publisher, self._supervisor, self._notifications)
         self._operator = Operator(plane, log, keep=self._keep_switches)
-        metrics = registry(plane, config.engine)
-        metrics.register(self._keys)
-        self._admin = Admin(metrics, plane, config.environment)
+        self._admin = Admin(registry(plane, config.engine, self._keys), plane, config.environment)
 
     def _refresh_of(self, source: Source) -> Refresh:
         config = self._config

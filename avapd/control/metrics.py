@@ -29,12 +29,13 @@ from avapd.shared.board import BUCKETS, CONNECTIONS, CUT_OFF, METHODS, STATUSES
 _FINGERPRINT_DIGITS = 12
 
 
-def registry(plane: Plane, engine: str) -> CollectorRegistry:
-    """Everything that `/metrics` shows: ours, and the library's of the master process."""
+def registry(plane: Plane, engine: str, *more: Collector) -> CollectorRegistry:
+    """Everything that `/metrics` shows: ours, `more` of ours, and the library's of the master process."""
     made = CollectorRegistry()
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=made)
-    made.register(_Avapd(plane, engine))
+    for own in (_Avapd(plane, engine), *more):
+        made.register(own)
     return made
 
 

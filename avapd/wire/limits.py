@@ -83,7 +83,7 @@ class Limits:
     header_block: int = _limit(64 * _KIB, "C13", _CALM, "bytes of a header block (CVE-2024-27316)", 4 * _KIB)
     continuations: int = _limit(8, "C13", _CALM, "CONTINUATION frames of a header block, of which one may be empty", 0)
     header_bytes: int = _limit(
-        16 * _KIB, "C14", _EXHAUSTED, "header list, 32 added for each field; beyond it RESOURCE_EXHAUSTED, at 4 times GOAWAY",
+        16 * _KIB, "C14", _EXHAUSTED, "header list, 32 added for each field; at 4 times GOAWAY",
         4 * _KIB, _MIB,
     )  # fmt: skip
     header_fields: int = _limit(128, "C14", _EXHAUSTED, "fields of it, likewise (CVE-2016-6581)", 16, 10_000)
@@ -91,9 +91,7 @@ class Limits:
     priorities: int = _limit(
         100, "C17", _CALM, "PRIORITY and unknown frames, and as many more for each call (CVE-2019-9513)"
     )
-    request_bytes: int = _limit(
-        64 * _KIB, "C18", _EXHAUSTED, "largest request message; beyond it RESOURCE_EXHAUSTED", 256, 4 * _MIB
-    )
+    request_bytes: int = _limit(64 * _KIB, "C18", _EXHAUSTED, "largest request message", 256, 4 * _MIB)
     held_bytes: int = _limit(
         128 * _KIB, "C18", _EXHAUSTED, "parts of unfinished requests, of all calls together", 16 * _KIB
     )
@@ -126,8 +124,8 @@ class Limits:
     keepalive_timeout: float = _limit(20.0, "A49", _CLOSED, "until that PING must be answered", 0.1, _SECONDS)
     glitches: int = _limit(1_000, "C23", _CALM, "other oddities; good-bye at three quarters of it", 4)
     failures: int = _limit(
-        100, "C24", _EXHAUSTED, "wrong keys from one address (IPv6: one /64) that a worker answers with UNAUTHENTICATED; "
-        "then RESOURCE_EXHAUSTED", high=1_000_000,
+        100, "C24", _EXHAUSTED, "wrong keys of a worker from one address (IPv6: one /64), UNAUTHENTICATED so far",
+        high=1_000_000,
     )  # fmt: skip
     failures_per_second: float = _limit(10.0, "C24", _EXHAUSTED, "how fast that allowance grows again", 0.01, 999_999)
 
