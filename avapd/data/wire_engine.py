@@ -7,7 +7,7 @@ import contextlib
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import cache, partial
 from time import monotonic
 from typing import Final
 
@@ -39,6 +39,13 @@ _UNCOUNTED: Final = -1
 OUTCOMES: Final = len(METHODS) * len(STATUSES)
 _DENIED: Final = STATUSES.index(401)
 _SHOWN: Final = 100
+
+
+@cache  # there are as many outcomes as counters on the board
+def _places(outcome: int) -> tuple[int, int, int]:
+    """Method, status and column of an outcome; the column is -1 without a key."""
+    owner, call = divmod(outcome, OUTCOMES)
+    return *divmod(call, len(STATUSES)), owner - 1
 
 
 class DefinitionApplication:
@@ -225,11 +232,10 @@ class WireEngine:
         for outcome, number in outcomes:
             if outcome == _UNCOUNTED:
                 continue
-            owner, call = divmod(outcome, OUTCOMES)
-            method, status = divmod(call, len(STATUSES))
+            method, status, column = _places(outcome)
             self._row.count(method, status, nanoseconds, number)
-            if owner:
-                self._row.count_key(owner - 1, number)
+            if column >= 0:
+                self._row.count_key(column, number)
             elif status == _DENIED:
                 denied += number
         return denied
