@@ -34,8 +34,10 @@ BESIDE: dict[str, dict[str, str]] = {
 MIB = 1 << 20
 INTEGERS = ["", " ", "x", "1.5", "-1", "+1", "1e3", " 80", "80 ", "80\n", "0x50", "٣", "9" * 18, "9" * 5000]
 SECONDS = ["", "x", "-1", "1e3", ".5", "5.", "nan", "inf", "1 s", "1,5", "٣", "9" * 5000, "0.1234567"]
+KEYS_FILE = str(Path(__file__).parents[1] / "deploy" / "api-keys.toml")
 # field → (variable, default, a good text, its value, texts that are refused)
 CASES: dict[str, tuple[str, Any, str, Any, list[str]]] = {
+    "api_keys_file": ("AVAPD_API_KEYS_FILE", "", KEYS_FILE, KEYS_FILE, []),
     "host": ("AVAPD_HOST", "[::]", "127.0.0.1", "127.0.0.1", []),
     "port": ("PORT", 50051, "8080", 8080, [*INTEGERS, "0", "65536"]),
     "tls_cert_file": ("AVAPD_TLS_CERT_FILE", "", "/cert.pem", "/cert.pem", []),
@@ -154,10 +156,12 @@ def test_the_range_a_refusal_names_is_the_range_that_is_taken(field: str) -> Non
 
 
 def test_the_table_names_every_variable() -> None:
-    """The README's table comes from the declarations, and every row has three cells."""
-    lines = config.table().splitlines() + config.table(limits=True).splitlines()
+    """The README's table comes from the declarations, and every row has three cells, that of a limit four."""
+    own, limits = config.table().splitlines(), config.table(limits=True).splitlines()
+    lines = own + limits
     assert len(lines) == 4 + len(config.settings())
-    assert all(line.replace("\\|", "").count("|") == 4 for line in lines)
+    assert {line.replace("\\|", "").count("|") for line in own} == {4}
+    assert {line.replace("\\|", "").count("|") for line in limits} == {5}
     for setting in config.settings().values():
         assert all(any(f"`{variable}`" in line for line in lines) for variable in setting.variables)
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from avapd.config import parsers
+from avapd.config import keys, parsers
 from avapd.config.declarations import ENGINES, ENVIRONMENTS, GUARDED, KEY_BYTES, NOTIFY_CHANNEL, SAMPLE_KEYS, Config
 from avapd.config.setting import Setting
 from avapd.errors import ConfigError
@@ -39,8 +39,9 @@ def _limit(field: dataclasses.Field[Any]) -> Setting:
     parse: Callable[[str], Any] = (
         parsers.seconds(low, high) if isinstance(field.default, float) else parsers.integer(low, high)
     )
-    return Setting((f"AVAPD_LIMIT_{field.name.upper()}",), parse, field.metadata["help"], f"{field.default:g}"
-                   if isinstance(field.default, float) else str(field.default), secret=False)  # fmt: skip
+    default = f"{field.default:g}" if isinstance(field.default, float) else str(field.default)
+    told = field.metadata["help"], default, False, field.metadata["seen"]
+    return Setting((f"AVAPD_LIMIT_{field.name.upper()}",), parse, *told)
 
 
 def load(environ: Mapping[str, str], overrides: Mapping[str, str] | None = None) -> Config:
@@ -57,7 +58,7 @@ def load(environ: Mapping[str, str], overrides: Mapping[str, str] | None = None)
             text = _text(setting, environ, overrides.get(name))
             if text is not None:
                 values[name] = setting.parse(text)
-            elif setting.default_text == "required" and not (name == "api_keys" and _anonymous(environ, overrides)):
+            elif setting.default_text == "required" and not (name == "api_keys" and _no_key_asked(environ, overrides)):
                 or_file = f" (or {setting.variables[0]}_FILE)" if setting.secret else ""
                 problems.append(f"{setting.variables[0]}{or_file} is required and not set")
         except ValueError as error:
@@ -72,9 +73,13 @@ def load(environ: Mapping[str, str], overrides: Mapping[str, str] | None = None)
     return Config(**values, limits=Limits(**limits))
 
 
-def _anonymous(environ: Mapping[str, str], overrides: Mapping[str, str]) -> bool:
-    """Whether no key was asked for; what else that needs is for `_contradictions` to say."""
-    return _text(settings()["anonymous"], environ, overrides.get("anonymous")) == "on"
+def _no_key_asked(environ: Mapping[str, str], overrides: Mapping[str, str]) -> bool:
+    """Whether API_KEY is not required: there are keys beside it, or nobody is asked for one.
+
+    What else the latter needs is for `_exposures` to say.
+    """
+    beside = overrides.get("api_keys_file") or environ.get("AVAPD_API_KEYS_FILE")
+    return bool(beside) or _text(settings()["anonymous"], environ, overrides.get("anonymous")) == "on"
 
 
 def _variable(setting: Setting, environ: Mapping[str, str]) -> str:
@@ -113,8 +118,13 @@ def _read(path: str, named_by: str) -> str:
 def _contradictions(values: Mapping[str, Any]) -> list[str]:
     found = []
     short = any(len(key) < KEY_BYTES for key in values.get("api_keys", ()))
-    if short and values.get("environment", "production") != "development":
+    if short and not _short(values):
         found.append(f"API_KEY is shorter than {KEY_BYTES} bytes; only AVAPD_ENV=development allows that")
+    elif "api_keys" in values or values.get("api_keys_file"):
+        try:
+            keys.load(values.get("api_keys_file", ""), values.get("api_keys", ()), short=_short(values))
+        except ValueError as error:
+            found.append(f"{'AVAPD_API_KEYS_FILE' if values.get('api_keys_file') else 'API_KEY'}: {error}")
     if values.get("port", 50051) == values.get("admin_port", 9464):
         found.append("PORT and AVAPD_ADMIN_PORT are the same")
     if values.get("pre_drain_seconds", 1.0) > values.get("drain_seconds", 30.0):
@@ -152,6 +162,11 @@ def _exposures(values: Mapping[str, Any], malformed: set[str]) -> list[str]:
     return found
 
 
+def _short(values: Mapping[str, Any]) -> bool:
+    """Whether keys may be short."""
+    return bool(values.get("environment") == "development")
+
+
 def misspelt(environ: Mapping[str, str]) -> list[str]:
     """A sentence for each `AVAPD_` variable that is none of ours but looks much like one.
 
@@ -168,12 +183,13 @@ def misspelt(environ: Mapping[str, str]) -> list[str]:
 
 def table(*, limits: bool = False) -> str:
     """The settings, or the limits of the engine, as a Markdown table of the README."""
-    rows = ["| variable | default | meaning |", "|---|---|---|"]
+    more = " beyond it a client sees |" if limits else ""
+    rows = [f"| variable | default | meaning |{more}", f"|---|---|---|{'---|' if limits else ''}"]
     for field, setting in settings().items():
         if field.startswith(_LIMIT) != limits:
             continue
         names = " / ".join(f"`{name}`" for name in setting.variables)
         if setting.secret:
             names += f" (or `{setting.variables[0]}_FILE`)"
-        rows.append(f"| {names} | {setting.default_text} | {setting.help} |")
+        rows.append(f"| {names} | {setting.default_text} | {setting.help} |{f' {setting.seen} |' if limits else ''}")
     return "\n".join(rows)

@@ -7,14 +7,15 @@ import sys
 from typing import Final
 
 from avapd.config import parsers
+from avapd.config.keys import KEY_BYTES, readable_by_others
 from avapd.config.setting import setting
 from avapd.wire.limits import Limits
 
+__all__ = ["ENGINES", "ENVIRONMENTS", "KEY_BYTES", "NOTIFY_CHANNEL", "SAMPLE_KEYS", "Config"]
 ENVIRONMENTS: Final = ("production", "staging", "test", "development")
 # Where clear text must be asked for.
 GUARDED: Final = ("production", "staging")
 ENGINES: Final = ("wire", "grpcio")
-KEY_BYTES: Final = 16
 NOTIFY_CHANNEL: Final = "avapd_changed"
 # Keys that stand in public samples: they work, with a loud WARN, since refusing them could stop a running platform.
 SAMPLE_KEYS: Final = (
@@ -35,8 +36,17 @@ class Config:
     api_keys: tuple[str, ...] = setting(
         "API_KEY",
         parse=parsers.api_keys,
+        default=(),
+        shown="required",
         secret=True,
-        help="key of the clients, or several separated by commas (for rotation); 16 bytes or more outside development",
+        help="key of the clients, or several separated by commas (for rotation); 16 bytes or more outside development; "
+        "not required with `AVAPD_API_KEYS_FILE`",
+    )
+    api_keys_file: str = setting(
+        "AVAPD_API_KEYS_FILE",
+        default="",
+        shown="unset",
+        help="file of more keys, each with a name and, if wanted, an end and a rate; read again within 2 s of a change",
     )
     signing_key: str | None = setting(
         "SIGNING_KEY",
@@ -265,6 +275,8 @@ class Config:
         found = []
         if any(key.lower() in SAMPLE_KEYS for key in self.api_keys):
             found.append("API_KEY is a key from public samples: anyone can call this server")
+        if self.api_keys_file and readable_by_others(self.api_keys_file):
+            found.append("the file of AVAPD_API_KEYS_FILE can be read by every user of this host")
         if self.signing_key is not None and self.signing_key.lower() in SAMPLE_KEYS:
             found.append("SIGNING_KEY is a key from public samples: anyone can sign packages")
         if self.insecure and self.tls:

@@ -10,13 +10,17 @@ _REQUIRED: Final = object()
 
 
 class Setting(NamedTuple):
-    """How one setting is read: its variables (the first is the canonical one), its parser and its help."""
+    """How one setting is read: its variables (the first is the canonical one), its parser and its help.
+
+    `seen` is, of a limit, what a client sees that goes beyond it.
+    """
 
     variables: tuple[str, ...]
     parse: Callable[[str], Any]
     help: str
     default_text: str
     secret: bool
+    seen: str = ""
 
     @property
     def flag(self) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import hashlib
 import os
 import resource
 import signal
@@ -26,6 +25,7 @@ from avapd.control.budget import Budget
 from avapd.control.certificates import Certificates
 from avapd.control.guard import Switches
 from avapd.control.history import Entry
+from avapd.control.keys import KeyFile
 from avapd.control.listeners import claim, open_listeners
 from avapd.control.metrics import registry
 from avapd.control.operator import Operator, admin_socket
@@ -44,7 +44,7 @@ from avapd.control.worker import environment
 from avapd.errors import AvapdError, ConfigError, CrashLoopError, Exit
 from avapd.log import Log
 from avapd.shared import board
-from avapd.shared.channel import Keys, Start
+from avapd.shared.channel import Start
 
 _FRESH_INTERVALS: Final = 3
 # A database that has not answered by then is not waited for when the disk holds a catalog.
@@ -99,6 +99,7 @@ class Master:
         self._board[board.FRESH_FOR] = int(_FRESH_INTERVALS * config.refresh_seconds * 1e9)
         self._publisher = Publisher(log, config.canary_seconds)
         self._supervisor = self._supervise()
+        self._keys = KeyFile(config, self._board, log, self._supervisor.send_keys)
         self._publisher.spare = self._supervisor.start_spare
         source = source_of(config)
         self._store = Store(config.snapshot_dir, config.signing_key, log) if config.snapshot_dir else None
@@ -112,7 +113,7 @@ class Master:
         self._notifications = Notifications(source.database, config.notify_channel, self._poll.notified, log)
         plane = Plane(self._board, self._poll, self._refresh, self._publisher, self._supervisor, self._notifications)
         self._operator = Operator(plane, log, keep=self._keep_switches)
-        metrics = registry(plane, config.engine)
+        metrics = registry(plane, config.engine, self._keys)
         if self._certificates is not None:
             metrics.register(self._certificates)
         self._admin = Admin(metrics, plane, config.environment)
@@ -180,9 +181,6 @@ class Master:
     def _note_check(self) -> None:
         self._board[board.CHECKED] = time.monotonic_ns()
 
-    def _keys(self) -> Keys:
-        return Keys(key_digests=[hashlib.sha256(key.encode()).hexdigest() for key in self._config.api_keys])
-
     def _describe(self, slot: int, row: int, spare: bool) -> Start:
         config = self._config
         return Start(
@@ -194,7 +192,7 @@ class Master:
             engine=config.engine,
             environment=config.environment,
             log_level=config.log_level,
-            key_digests=self._keys().key_digests,
+            keys=self._keys.message().keys,
             catalog=self._publisher.current is not None,
             spare=spare,
             orphan_seconds=config.orphan_seconds,
@@ -222,6 +220,7 @@ class Master:
             for name, work in (
                 ("signals", self._obey(signals)),
                 ("supervisor", self._supervisor.run()),
+                ("keys", self._keys.run()),
                 ("poll", self._poll.keep_running()),
                 ("notifications", self._notifications.run()),
                 ("disk", self._serve_from_disk()),
@@ -297,8 +296,7 @@ class Master:
         except ConfigError as error:
             self._log.error("Settings Not Reloaded", problems=error.problems)
         else:
-            self._supervisor.send_keys(self._keys())
-            self._log.info("Keys Reloaded", keys=len(self._config.api_keys))
+            self._keys.reload(self._config)
         if self._certificates is not None:
             self._certificates.reload()
         self._poll.hurry()

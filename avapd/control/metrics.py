@@ -23,18 +23,19 @@ from prometheus_client.registry import Collector
 from avapd import __version__
 from avapd.control import guard, host
 from avapd.control.plane import Plane
-from avapd.shared.board import BUCKETS, CONNECTIONS, METHODS, STATUSES
+from avapd.shared.board import BUCKETS, CONNECTIONS, CUT_OFF, METHODS, STATUSES
 
 # A float holds so much of a hash exactly, and one series tells replicas apart; a label would make one for each change.
 _FINGERPRINT_DIGITS = 12
 
 
-def registry(plane: Plane, engine: str) -> CollectorRegistry:
-    """Everything that `/metrics` shows: ours, and the library's of the master process."""
+def registry(plane: Plane, engine: str, *more: Collector) -> CollectorRegistry:
+    """Everything that `/metrics` shows: ours, `more` of ours, and the library's of the master process."""
     made = CollectorRegistry()
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=made)
-    made.register(_Avapd(plane, engine))
+    for own in (_Avapd(plane, engine), *more):
+        made.register(own)
     return made
 
 
@@ -80,6 +81,16 @@ class _Avapd(Collector):
             durations.add_metric((name,), cumulative, sum(seconds for _, seconds in timed))
         yield requests
         yield durations
+
+        times = CounterMetricFamily("avap_failures_throttled", "Times that wrong keys from an address were too many")
+        times.add_metric((), sum(row.met("failures") for row in rows))
+        yield times
+        cut_off = CounterMetricFamily(
+            "avap_connections_refused", "Connections that were cut off, by the limit they met", labels=("limit",)
+        )
+        for reason in CUT_OFF:
+            cut_off.add_metric((reason,), sum(row.met(reason) for row in rows))
+        yield cut_off
 
     def _catalog(self) -> Iterator[Metric]:
         current = self._publisher.current

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
 from typing import Protocol
 
-from avapd.data.auth import Keyring
+from avapd.data.access import Access
 from avapd.data.service import Service
 from avapd.data.tls import Identity
 from avapd.log import Log
@@ -57,14 +56,12 @@ class Engine(Protocol):
         """Accept nothing more, say good-bye, wait for calls in flight, at most `seconds`; then end them."""
 
 
-def build(
-    service: Service, keyring: Callable[[], Keyring], row: Row, start: Start, log: Log, *, identity: Identity | None
-) -> Engine:
+def build(service: Service, access: Access, row: Row, start: Start, log: Log, *, identity: Identity | None) -> Engine:
     """The engine that the Start message names; with `identity` its port speaks TLS."""
     if start.engine == "wire":
         from avapd.data.wire_engine import WireEngine  # noqa: PLC0415  # grpcio costs 30 MB and 0.1 s
 
-        return WireEngine(service, keyring, row, start, log, identity=identity)
+        return WireEngine(service, access, row, start, log, identity=identity)
     from avapd.data.grpcio_engine import GrpcioEngine  # noqa: PLC0415  # as above
 
-    return GrpcioEngine(service, keyring, row, start, log, identity=identity)
+    return GrpcioEngine(service, access, row, start, log, identity=identity)

@@ -10,6 +10,7 @@ already. It only compresses anew for each call, on the event loop, where a large
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
@@ -22,11 +23,14 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from avapd.data.auth import Keyring
+from avapd.data.access import Access
+from avapd.data.auth import Key
+from avapd.data.failures import address_of
 from avapd.data.feed import Message
 from avapd.data.grpcio_doors import Doors, credentials_of
 from avapd.data.grpcio_listener import Door, connections_on, say_goaway
 from avapd.data.health import listing
+from avapd.data.meter import LIMITED
 from avapd.data.process import open_files
 from avapd.data.request import name_in
 from avapd.data.service import DENIED, HEADERS_TOO_LARGE, NO_MESSAGE, SERVICE, Service, unimplemented
@@ -50,47 +54,65 @@ _SERVING: Final = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
+_Messages = Callable[[str, Key], AsyncIterator[Message]]
+
+
 class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no types
     """Routes by the exact bytes of the path to handlers made once; a wrong key is routed to a handler that says so."""
 
-    def __init__(self, service: Service, keyring: Callable[[], Keyring], row: Row, max_header_bytes: float) -> None:
+    def __init__(self, service: Service, access: Access, row: Row, max_header_bytes: float) -> None:
         self._row = row
         self.answers: dict[bytes, Answer] = {}
         self._max_header_bytes = max_header_bytes
-        self._keyring = keyring
-        self._handlers = {
-            f"/{SERVICE}/{name}": (
-                # Not unary_unary: grpcio never answers a call that ends before its message does, and calls nobody.
-                grpc.stream_unary_rpc_method_handler(self._unary(METHODS.index(name), method)),
-                grpc.stream_stream_rpc_method_handler(self._refuse(METHODS.index(name), DENIED)),
-                grpc.stream_stream_rpc_method_handler(self._refuse(METHODS.index(name), HEADERS_TOO_LARGE)),
-            )
-            for name, method in service.methods.items()
+        self._access = access
+        self._unary_methods = {f"/{SERVICE}/{name}": serve for name, serve in service.methods.items()}
+        self._stream_methods = {
+            f"/{SERVICE}/{name}": messages
+            for name, messages in (("StreamCatalog", self._chunks), ("WatchCatalog", self._events))
         }
+        self._refusals = {
+            path: tuple(
+                grpc.stream_stream_rpc_method_handler(self._refuse(METHODS.index(path.rpartition("/")[2]), answer))
+                for answer in (DENIED, HEADERS_TOO_LARGE)
+            )
+            for path in (*self._unary_methods, *self._stream_methods)
+        }
+        self._handlers: dict[tuple[str, Key], Any] = {}
         self._feed = service.feed
         self._swapped = asyncio.Event()
         self._ending = False
-        for name, messages in (("StreamCatalog", self._chunks), ("WatchCatalog", self._events)):
-            number = METHODS.index(name)
-            refusals = (DENIED, HEADERS_TOO_LARGE)
-            self._handlers[f"/{SERVICE}/{name}"] = (
-                grpc.stream_stream_rpc_method_handler(self._stream(number, messages)),
-                *(grpc.stream_stream_rpc_method_handler(self._refuse(number, answer)) for answer in refusals),
-            )
         self._unknown = METHODS.index("unknown")
 
     def service(self, details: Any) -> Any:
         """The handler of a call, by its path and its metadata."""
-        known = self._handlers.get(details.method)
-        if known is None:  # asked last, after health and reflection: what nobody knows ends here
+        refusals = self._refusals.get(details.method)
+        if refusals is None:  # asked last, after health and reflection: what nobody knows ends here
             refuse = self._refuse(self._unknown, unimplemented(details.method))
             return grpc.stream_stream_rpc_method_handler(refuse)
         # Here and not in the handler: grpcio has made the metadata for this call already, and would make them anew.
         metadata = details.invocation_metadata
         # grpcio holds clients to the limit only once they have acknowledged it. Counted as in RFC 9113 section 6.5.2.
         if 32 * len(metadata) + sum(map(len, chain.from_iterable(metadata))) > self._max_header_bytes:
-            return known[2]
-        return known[0] if self._keyring().allows(metadata) else known[1]
+            return refusals[1]
+        key = self._access.keyring().allows(metadata)
+        if key is None:
+            return refusals[0]
+        handler = self._handlers.get((details.method, key))
+        if handler is None:
+            handler = self._handlers[details.method, key] = self._handler(details.method, key)
+        return handler
+
+    def _handler(self, path: str, key: Key) -> Any:
+        """The handler of a method for who has this key."""
+        method, serve = METHODS.index(path.rpartition("/")[2]), self._unary_methods.get(path)
+        if serve is not None:  # not unary_unary: grpcio never answers a call that ends before its message does
+            return grpc.stream_unary_rpc_method_handler(self._unary(method, serve, key))
+        return grpc.stream_stream_rpc_method_handler(self._stream(method, self._stream_methods[path], key))
+
+    def keys_changed(self) -> None:
+        """The key ring is another one: watches look whether theirs is still there."""
+        self._handlers.clear()
+        self._wake()
 
     def _remembered(self, serve: Callable[[bytes], Answer], request: bytes) -> Answer:
         """GetCommand's answers are kept ready: at most 16 MiB, until the next swap."""
@@ -103,7 +125,7 @@ class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no typ
                 self.answers[request] = answer
         return answer
 
-    def _unary(self, method: int, serve: Callable[[bytes], Answer]) -> Any:
+    def _unary(self, method: int, serve: Callable[[bytes], Answer], key: Key) -> Any:
         count, clock = self._row.count, time.perf_counter_ns
         if METHODS[method] == "GetCommand":
             serve = partial(self._remembered, serve)
@@ -111,7 +133,8 @@ class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no typ
         async def call(_requests: Any, context: Any) -> bytes:
             request = await context.read()
             began = clock()
-            answer = serve(request) if request is not grpc.aio.EOF else NO_MESSAGE
+            answer = NO_MESSAGE if request is grpc.aio.EOF else serve(request) if self._access.admits(key) else LIMITED
+            self._row.count_key(key.column)
             if answer.code == OK:
                 count(method, 0, clock() - began)
                 return answer.whole()
@@ -126,6 +149,9 @@ class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no typ
     def swapped(self) -> None:
         """There is another catalog."""
         self.answers.clear()
+        self._wake()
+
+    def _wake(self) -> None:
         self._swapped.set()
         self._swapped = asyncio.Event()
 
@@ -134,22 +160,23 @@ class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no typ
         self._ending = True
         self._swapped.set()
 
-    def _stream(self, method: int, messages: Callable[[str], AsyncIterator[Message]]) -> Any:
+    def _stream(self, method: int, messages: _Messages, key: Key) -> Any:
         """A handler that sends messages; a client that takes none for a while is cut off."""
 
         async def call(_requests: Any, context: Any) -> None:
             request = await context.read()
             try:
-                answer = await self._sent(request, context, messages)
+                answer = await self._sent(request, context, messages, key)
             except TimeoutError:
                 answer = Answer(DEADLINE_EXCEEDED, STALLED)
             self._row.count(method, _COLUMN[answer.code], 0)
+            self._row.count_key(key.column)
             if answer.code != OK:
                 await context.abort(_CODES[answer.code], answer.message)
 
         return call
 
-    async def _sent(self, request: Any, context: Any, messages: Callable[[str], AsyncIterator[Message]]) -> Answer:
+    async def _sent(self, request: Any, context: Any, messages: _Messages, key: Key) -> Answer:
         """Send what a client asked for; how the call ends. Raises TimeoutError when it takes nothing."""
         if request is grpc.aio.EOF:
             return NO_MESSAGE
@@ -157,21 +184,24 @@ class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no typ
             has = name_in(request)
         except ValueError:
             return Answer(INTERNAL, BAD_REQUEST)
-        if self._feed.view is None:
-            return Answer(UNAVAILABLE, NOT_LOADED)
-        async for message in messages(has):
+        if self._feed.view is None or not self._access.admits(key):
+            return LIMITED if self._feed.view is not None else Answer(UNAVAILABLE, NOT_LOADED)
+        async for message in messages(has, key):
+            if not self._access.keyring().has(key):
+                return DENIED
             async with asyncio.timeout(STALL_SECONDS):
                 await context.write(b"".join(message))
-        return Answer(UNAVAILABLE, SHUTTING_DOWN) if self._ending else Answer(OK)
+        ended = Answer(OK) if self._access.keyring().has(key) else DENIED
+        return Answer(UNAVAILABLE, SHUTTING_DOWN) if self._ending else ended
 
-    async def _chunks(self, has: str) -> AsyncIterator[Message]:
+    async def _chunks(self, has: str, _key: Key) -> AsyncIterator[Message]:
         if self._feed.view is not None:
             for message in self._feed.chunks(self._feed.view, has):
                 yield message
 
-    async def _events(self, has: str) -> AsyncIterator[Message]:
+    async def _events(self, has: str, key: Key) -> AsyncIterator[Message]:
         first = True
-        while not self._ending:
+        while not self._ending and self._access.keyring().has(key):
             view, swapped = self._feed.view, self._swapped
             if view is not None and (first or has != view.version_hash):
                 first, becomes = False, view.version_hash
@@ -185,8 +215,11 @@ class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no typ
         """A handler that answers before it reads anything."""
 
         async def call(_requests: Any, context: Any) -> None:
-            self._row.count(method, _COLUMN[answer.code], 0)
-            await context.abort(_CODES[answer.code], answer.message)
+            said = answer
+            if answer.sterner is not None and not self._access.failed(address_of(context.peer()), time.monotonic()):
+                said = answer.sterner
+            self._row.count(method, _COLUMN[said.code], 0)
+            await context.abort(_CODES[said.code], said.message)
 
         return call
 
@@ -262,9 +295,8 @@ class GrpcioEngine:
     """Serves a `Service` through doors; see grpcio_listener.py for what a door is."""
 
     def __init__(
-        self, service: Service, keyring: Callable[[], Keyring], row: Row, start: Start, _log: Log,
-        *, identity: Identity | None,
-    ) -> None:  # fmt: skip
+        self, service: Service, access: Access, row: Row, start: Start, _log: Log, *, identity: Identity | None
+    ) -> None:
         limits = start.limits
         options = [
             ("grpc.so_reuseport", 0),
@@ -284,12 +316,12 @@ class GrpcioEngine:
             server.add_generic_rpc_handlers((self._health.handler(),))
         if start.environment == "development":
             _add_reflection(self._server)
-        self._calls = _Calls(service, keyring, row, limits["header_bytes"])
+        self._calls = _Calls(service, access, row, limits["header_bytes"])
         self._server.add_generic_rpc_handlers((self._calls,))
         self._health_server.add_generic_rpc_handlers((_Unknown(),))
         self._identity = identity
         self._slots = start.slots
-        self._idle_files = 0
+        self._idle_files = self._counted = 0
 
     async def start(self) -> None:
         """Start serving; no door is open yet."""
@@ -318,13 +350,18 @@ class GrpcioEngine:
         self._health_port.shut(slot)
 
     def connections(self) -> int:
-        """Open connections. Counted one by one while they are few (8 µs each), by the number of descriptors above."""
-        files = open_files() - len(self._port.open_slots)
-        if files < _COUNTED_FILES:
-            exact = len(connections_on(self._port.ports()))
-            self._idle_files = files - exact
-            return exact
-        return files - self._idle_files
+        """Open connections. Counted one by one while they are few (8 µs each), by the number of descriptors above.
+
+        Counting takes a descriptor itself: where none is left, it is as many as before.
+        """
+        with contextlib.suppress(OSError):
+            files = open_files() - len(self._port.open_slots)
+            if files < _COUNTED_FILES:
+                self._counted = len(connections_on(self._port.ports()))
+                self._idle_files = files - self._counted
+            else:
+                self._counted = files - self._idle_files
+        return self._counted
 
     async def set_health(self, name: str, serving: bool) -> None:
         """Set the status of a health service name."""
@@ -338,7 +375,8 @@ class GrpcioEngine:
         """Nothing compressed is sent, so none was asked for."""
 
     def keys_changed(self) -> None:
-        """The key ring is asked for with every call; nothing of it was remembered."""
+        """The key ring is another one."""
+        self._calls.keys_changed()
 
     async def warm_up(self) -> None:
         """A round of real calls through a door of our own, so that the first client finds everything in place."""

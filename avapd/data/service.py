@@ -25,7 +25,8 @@ _PATH_SHOWN: Final = 64
 NOT_FOUND: Final = 5
 UNAUTHENTICATED: Final = 16
 
-DENIED: Final = Answer(UNAUTHENTICATED, "Invalid Credentials", b"")
+TOO_MANY_FAILURES: Final = Answer(RESOURCE_EXHAUSTED, "Too many wrong keys from this address", b"")
+DENIED: Final = Answer(UNAUTHENTICATED, "Invalid Credentials", b"", sterner=TOO_MANY_FAILURES)
 NO_MESSAGE: Final = Answer(UNIMPLEMENTED, "The call ended before its message", b"")
 HEADERS_TOO_LARGE: Final = Answer(RESOURCE_EXHAUSTED, "The request headers are larger than the maximum", b"")
 _NOT_LOADED: Final = Answer(UNAVAILABLE, "No catalog loaded yet", b"")

@@ -10,12 +10,14 @@ call should have to wait.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from math import inf
 from typing import Final
 
+from avapd.data.auth import Key
 from avapd.data.feed import Feed, Message
 from avapd.data.request import name_in
+from avapd.data.service import DENIED
 from avapd.wire.call import Call
 from avapd.wire.grpc import INTERNAL, OK, UNAVAILABLE
 
@@ -31,27 +33,31 @@ SHUTTING_DOWN: Final = "Server is shutting down"
 class _Chunks:
     """One StreamCatalog call."""
 
-    def __init__(self, call: Call, messages: Iterator[Message]) -> None:
-        self._call = call
+    def __init__(self, watches: Watches, call: Call, key: Key | None, messages: Iterator[Message]) -> None:
+        self.call = call
+        self.key = key
+        self._watches = watches
         self._messages = messages
         call.on_sent = self.go_on
 
     def go_on(self) -> None:
         """Send the next message, or the end."""
-        if self._call.backlog or self._call.ended:
+        if self.call.backlog or self.call.ended:
             return
         message = next(self._messages, None)
         if message is None:
-            self._call.finish(OK)
+            self._watches.forget(self)
+            self.call.finish(OK)
         else:
-            self._call.send(message)
+            self.call.send(message)
 
 
 class _Watcher:
     """One WatchCatalog call: the hash it was told, and the event that is on its way."""
 
-    def __init__(self, watches: Watches, call: Call, has: str) -> None:
+    def __init__(self, watches: Watches, call: Call, key: Key | None, has: str) -> None:
         self.call = call
+        self.key = key
         self.stalls_at = inf
         self.left = 0
         self._watches = watches
@@ -80,28 +86,45 @@ class _Watcher:
 
 
 class Watches:
-    """The streaming calls of a worker."""
+    """The streaming calls of a worker, each with the key it was begun with."""
 
     def __init__(self, feed: Feed) -> None:
         self.feed = feed
         self._watchers: set[_Watcher] = set()
         self._untold: list[_Watcher] = []
+        self._chunks: set[_Chunks] = set()
 
-    def stream(self, call: Call, request: bytes) -> None:
+    def stream(self, call: Call, request: bytes, key: Key | None = None) -> None:
         """StreamCatalog."""
         has = self._begin(call, request)
         if has is not None and self.feed.view is not None:
-            _Chunks(call, self.feed.chunks(self.feed.view, has)).go_on()
+            chunks = _Chunks(self, call, key, self.feed.chunks(self.feed.view, has))
+            self._chunks.add(chunks)
+            call.on_cancel = lambda: self.forget(chunks)
+            chunks.go_on()
 
-    def watch(self, call: Call, request: bytes) -> None:
+    def watch(self, call: Call, request: bytes, key: Key | None = None) -> None:
         """WatchCatalog."""
         has = self._begin(call, request)
         if has is None:
             return
-        watcher = _Watcher(self, call, has)
+        watcher = _Watcher(self, call, key, has)
         self._watchers.add(watcher)
         call.on_cancel = lambda: self._watchers.discard(watcher)
         watcher.go_on()
+
+    def forget(self, chunks: _Chunks) -> None:
+        """A StreamCatalog call is over."""
+        self._chunks.discard(chunks)
+
+    def end_without_key(self, accepted: Callable[[Key], bool]) -> None:
+        """End the calls whose key is accepted no more; the others notice nothing."""
+        streams: list[_Chunks | _Watcher] = [*self._watchers, *self._chunks]
+        ended = {stream for stream in streams if stream.key is not None and not accepted(stream.key)}
+        self._watchers -= ended
+        self._chunks -= ended
+        for stream in ended:
+            stream.call.finish(DENIED.code, DENIED.message)
 
     def _begin(self, call: Call, request: bytes) -> str | None:
         """The hash that the client has; None when the call is over already."""

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterable
+from functools import cache, partial
 from time import monotonic
 from typing import Final
 
-from avapd.data.auth import AUTHORIZATION, HEADER, Keyring
+from avapd.data.access import Access, Probes
+from avapd.data.auth import AUTHORIZATION, HEADER, Key
 from avapd.data.health import Health
+from avapd.data.meter import LIMITED
 from avapd.data.service import DENIED, SERVICE, Service, unimplemented
 from avapd.data.streams import Watches
 from avapd.data.tls import Identity
 from avapd.data.wire_port import HealthApplication, WirePort
 from avapd.data.wire_protocol import WireProtocol
 from avapd.log import Log
-from avapd.shared.board import METHODS, STATUS_OF_CODE, STATUSES, Row
+from avapd.shared.board import CONNECTIONS, METHODS, STATUS_OF_CODE, STATUSES, Row
 from avapd.shared.channel import Start
 from avapd.wire import frames
+from avapd.wire.call import Call
 from avapd.wire.connection import Connection
 from avapd.wire.grpc import Answer, Method
 from avapd.wire.headers import Routes
@@ -35,7 +38,17 @@ _LEFT_SECONDS: Final = 0.05
 _HEALTH_CONNECTIONS: Final = 256
 _WARM_CALLS: Final = 20
 _UNCOUNTED: Final = -1
+# An outcome is that of a call, of which there are so many, and as often this as the key's column, from 1, says.
+OUTCOMES: Final = len(METHODS) * len(STATUSES)
+_DENIED: Final = STATUSES.index(401)
 _SHOWN: Final = 100
+
+
+@cache  # there are as many outcomes as counters on the board
+def _places(outcome: int) -> tuple[int, int, int]:
+    """Method, status and column of an outcome; the column is -1 without a key."""
+    owner, call = divmod(outcome, OUTCOMES)
+    return *divmod(call, len(STATUSES)), owner - 1
 
 
 class DefinitionApplication:
@@ -43,24 +56,21 @@ class DefinitionApplication:
 
     names = frozenset({HEADER.encode(), AUTHORIZATION.encode()})
 
-    def __init__(
-        self, service: Service, watches: Watches, keyring: Callable[[], Keyring], health: Health, log: Log
-    ) -> None:
-        self._keyring = keyring
+    def __init__(self, service: Service, watches: Watches, access: Access, health: Health, log: Log) -> None:
+        self._access = access
         self._log = log
         self._open = dict(health.methods)
-        self._keyed = {
-            path: Method.unary(path, serve)
-            for name, serve in service.methods.items()
-            for path in [f"/{SERVICE}/{name}".encode()]
+        self._unary = {f"/{SERVICE}/{name}".encode(): serve for name, serve in service.methods.items()}
+        self._streams = {
+            f"/{SERVICE}/{name}".encode(): begin
+            for name, begin in (("StreamCatalog", watches.stream), ("WatchCatalog", watches.watch))
         }
-        for name, begin in (("StreamCatalog", watches.stream), ("WatchCatalog", watches.watch)):
-            path = f"/{SERVICE}/{name}".encode()
-            self._keyed[path] = Method.server_stream(path, begin)
+        self._keyed: dict[tuple[bytes, Key], Method] = {}
         unknown, failed = METHODS.index("unknown"), STATUSES.index(500)
         self._columns = {code: STATUSES.index(status) for code, status in STATUS_OF_CODE.items()}
         self._failed = failed
-        self._rows = {path: METHODS.index(path.rpartition(b"/")[2].decode()) for path in self._keyed}
+        paths = (*self._unary, *self._streams)
+        self._rows = {path: METHODS.index(path.rpartition(b"/")[2].decode()) for path in paths}
         self._unknown = unknown
 
     def add(self, methods: dict[bytes, Method]) -> None:
@@ -69,11 +79,29 @@ class DefinitionApplication:
 
     def route(self, path: bytes, metadata: tuple[Field, ...]) -> Method | Answer:
         """By the exact octets of the path."""
-        method = self._keyed.get(path)
-        if method is not None:
-            allowed = self._keyring().allows([(name.decode(), value) for name, value in metadata])
-            return method if allowed else DENIED
+        if path in self._rows:
+            key = self._access.keyring().allows([(name.decode(), value) for name, value in metadata])
+            if key is None:
+                return DENIED
+            return self._keyed.get((path, key)) or self._keyed.setdefault((path, key), self._method(path, key))
         return self._open.get(path) or unimplemented(path.decode("utf-8", "replace"))
+
+    def _method(self, path: bytes, key: Key) -> Method:
+        """A method as who has this key may call it."""
+        admits = partial(self._access.meter.admits, key) if key.rate else None
+        serve = self._unary.get(path)
+        if serve is not None:
+            method = Method.unary(path, serve if admits is None else _metered(serve, admits))
+        else:
+            stream = partial(self._streams[path], key=key)
+            method = Method.server_stream(path, stream if admits is None else _metered_stream(stream, admits))
+        method.owner = OUTCOMES * (1 + key.column)
+        method.remembered = admits is None
+        return method
+
+    def keys_changed(self) -> None:
+        """The key ring is another one."""
+        self._keyed.clear()
 
     def outcome(self, path: bytes, code: int) -> int:
         """Index of the counter on the board; health and reflection are not counted."""
@@ -89,27 +117,43 @@ class DefinitionApplication:
         )
 
 
+def _metered(serve: Callable[[bytes], Answer], admits: Callable[[], bool]) -> Callable[[bytes], Answer]:
+    return lambda request: serve(request) if admits() else LIMITED
+
+
+def _metered_stream(
+    begin: Callable[[Call, bytes], None], admits: Callable[[], bool]
+) -> Callable[[Call, bytes], None]:  # fmt: skip
+    def begun(call: Call, request: bytes) -> None:
+        if admits():
+            begin(call, request)
+        else:
+            call.finish(LIMITED.code, LIMITED.message)
+
+    return begun
+
+
 class WireEngine:
     """Serves a `Service` on sockets that the master holds."""
 
     def __init__(
-        self, service: Service, keyring: Callable[[], Keyring], row: Row, start: Start, log: Log,
-        *, identity: Identity | None,
-    ) -> None:  # fmt: skip
+        self, service: Service, access: Access, row: Row, start: Start, log: Log, *, identity: Identity | None
+    ) -> None:
         self._row = row
+        self._access = access
         self._health = Health()
         self._watches = Watches(service.feed)
-        self._application = DefinitionApplication(service, self._watches, keyring, self._health, log)
+        self._application = DefinitionApplication(service, self._watches, access, self._health, log)
         if start.environment == "development":
             from avapd.data.reflection import methods  # noqa: PLC0415  # in development only
 
             self._application.add(methods())
         limits = Limits(**start.limits)  # type: ignore[arg-type]  # each is of its own kind
         self._routes = Routes(self._application, limits)
-        self._port = WirePort(self._routes, self._count, identity, log)
-        few = dataclasses.replace(limits, connections=min(limits.connections, _HEALTH_CONNECTIONS))
-        probes = Routes(HealthApplication(self._health, self._application.failed), few)
-        self._health_port = WirePort(probes, self._count, None, log)
+        self._port = WirePort(self._routes, access, self._count, identity, log)
+        probes = Routes(HealthApplication(self._health, self._application.failed), limits)
+        few = Probes(min(limits.connections, _HEALTH_CONNECTIONS))
+        self._health_port = WirePort(probes, few, self._count, None, log)
         self._ticker: asyncio.Task[None] | None = None
         self._ended = asyncio.Event()
 
@@ -138,7 +182,7 @@ class WireEngine:
 
     def connections(self) -> int:
         """Open connections, those of the health port not counted."""
-        return len(self._port.members.all)
+        return self._row[CONNECTIONS]
 
     # --- what changes -----------------------------------------------------------------------------------------
 
@@ -159,9 +203,11 @@ class WireEngine:
 
     def keys_changed(self) -> None:
         """The key ring is another one: nobody is let in by what was remembered."""
+        self._application.keys_changed()
         self._routes.forget()
         for member in self._port.members.all:
             member.forget()
+        self._watches.end_without_key(self._access.keyring().has)
 
     async def warm_up(self) -> None:
         """A round of calls in memory, so that the first client finds everything in place."""
@@ -179,8 +225,9 @@ class WireEngine:
 
     # --- counting and time ------------------------------------------------------------------------------------
 
-    def _count(self, finished: list[int], nanoseconds: int) -> None:
-        """Put calls on the board. All of one read took as long as the read: their answers left together."""
+    def _count(self, finished: list[int], nanoseconds: int) -> int:
+        """Put calls on the board; how many had a wrong key. All of one read took as long as it: they left together."""
+        denied = 0
         first = finished[0]
         times = finished.count(first)
         if times == len(finished):  # as a rule: a Counter costs a microsecond
@@ -188,8 +235,15 @@ class WireEngine:
         else:
             outcomes = Counter(finished).items()
         for outcome, number in outcomes:
-            if outcome != _UNCOUNTED:
-                self._row.count(*divmod(outcome, len(STATUSES)), nanoseconds, number)
+            if outcome == _UNCOUNTED:
+                continue
+            method, status, column = _places(outcome)
+            self._row.count(method, status, nanoseconds, number)
+            if column >= 0:
+                self._row.count_key(column, number)
+            elif status == _DENIED:
+                denied += number
+        return denied
 
     async def _tick(self) -> None:
         while True:

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
+from avapd.data.access import Admission
 from avapd.data.health import Health
 from avapd.data.service import unimplemented
 from avapd.data.tls import Handshakes, Identity
@@ -39,18 +40,19 @@ class HealthApplication:
 
 
 class WirePort:
-    """One port. `count` gets the outcomes of calls; with `identity` it speaks TLS."""
+    """One port. `access` says who may connect, `count` gets the outcomes of calls; with `identity` it speaks TLS."""
 
-    def __init__(self, routes: Routes, count: Count, identity: Identity | None, log: Log) -> None:
+    def __init__(self, routes: Routes, access: Admission, count: Count, identity: Identity | None, log: Log) -> None:
         self.routes = routes
         self.members = Members()
+        self._access = access
         self._count = count
         self._servers: dict[int, asyncio.Task[asyncio.Server]] = {}
         self._secured: dict[int, socket.socket] = {}
         self._handshakes = Handshakes(identity, routes.limits, self._protocol, log) if identity is not None else None
 
     def _protocol(self) -> WireProtocol:
-        return WireProtocol(self.routes, self.members, self._count)
+        return WireProtocol(self.routes, self.members, self._access, self._count)
 
     def open(self, slot: int, listener: socket.socket) -> None:
         """Accept connections of a slot; `listener` is closed when it is shut."""

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from time import monotonic, perf_counter_ns
 from typing import Final, cast
 
+from avapd.data.access import Admission
+from avapd.data.failures import block_of
 from avapd.wire.connection import Connection
 from avapd.wire.headers import Routes
 
@@ -24,7 +26,10 @@ _LINGER_SECONDS: Final = 1.0
 # What is due later than this is seen by the next of the seldom ticks, a second apart.
 _SOON_SECONDS: Final = 1.5
 
-Count = Callable[[list[int], int], None]
+# How long refusals stay the sterner ones before a connection is tried again.
+_STERN_SECONDS: Final = 1.0
+
+Count = Callable[[list[int], int], int]
 
 
 class Members:
@@ -62,17 +67,19 @@ class Members:
 
 
 class WireProtocol(asyncio.Protocol):
-    """A connection. `count` gets the outcomes of calls and how long they took."""
+    """A connection. `count` gets the outcomes of calls and how long they took, and tells how many had a wrong key."""
 
     __slots__ = (
-        "_blocked_at", "_count", "_full", "_left", "_lingering", "_loop", "_members", "_routes", "_scheduled",
-        "_transport", "_wire",
+        "_access", "_address", "_blocked_at", "_count", "_full", "_left", "_lingering", "_loop", "_members", "_routes",
+        "_scheduled", "_transport", "_wire",
     )  # fmt: skip
 
     _transport: asyncio.Transport
     _wire: Connection
 
-    def __init__(self, routes: Routes, members: Members, count: Count) -> None:
+    def __init__(self, routes: Routes, members: Members, access: Admission, count: Count) -> None:
+        self._access = access
+        self._address = b""
         self._routes = routes
         self._members = members
         self._count = count
@@ -86,7 +93,9 @@ class WireProtocol(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Say our SETTINGS at once."""
         self._transport = cast("asyncio.Transport", transport)
-        if len(self._members.all) >= self._routes.limits.connections:
+        peer = transport.get_extra_info("peername")
+        self._address = block_of(peer[0]) if peer else b""
+        if not self._access.enter(self._address):  # before our SETTINGS: so clients know to come back less often
             self._transport.abort()
             return
         # Half, since a turn may write the whole: what a client that does not read costs stays below twice that.
@@ -124,6 +133,7 @@ class WireProtocol(asyncio.Protocol):
         if self in self._members.all:
             self._members.all.discard(self)
             self._members.busy.discard(self)
+            self._access.leave(self._address)
             self._wire.lost()
             self._tell()
 
@@ -203,8 +213,11 @@ class WireProtocol(asyncio.Protocol):
     def _tell(self, nanoseconds: int = 0) -> None:
         """Have the calls that ended counted."""
         if self._wire.finished:
-            self._count(self._wire.finished, nanoseconds)
+            denied = self._count(self._wire.finished, nanoseconds)
             self._wire.finished.clear()
+            if denied and not self._access.failed(self._address, monotonic(), denied):
+                self._wire.stern(True)
+                self._loop.call_later(_STERN_SECONDS, self._wire.stern, False)
 
     # --- ends -------------------------------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ import time
 from typing import Final
 
 from avapd.data import process
-from avapd.data.auth import Anyone, Keyring
+from avapd.data.access import Access
 from avapd.data.engine import Engine, build
 from avapd.data.link import Link
 from avapd.data.service import NOT_FOUND, SERVICE, Service
@@ -55,6 +55,7 @@ from avapd.shared.channel import (
 from avapd.shared.patch import Content, PatchedView
 from avapd.shared.snapshot import View
 from avapd.wire.grpc import OK, RESOURCE_EXHAUSTED
+from avapd.wire.limits import Limits
 
 HEARTBEAT_SECONDS: Final = 0.1
 # Descriptors are counted every so many heartbeats.
@@ -110,12 +111,11 @@ class Worker:
             random.seed(start.seed + start.slot)
         self._health_listener: socket.socket | None = None
         self._identity = Identity()
-        self._keyring = self._ring(start.key_digests)
+        limits = Limits(**start.limits)  # type: ignore[arg-type]  # each is of its own kind
+        self._access = Access(start.keys, self._row, self._board.all(), limits, anonymous=start.anonymous)
         self._service = Service(start.max_answer_bytes, lambda generation: self._link.send(Want(generation=generation)))
         identity = self._identity if start.tls else None
-        self._engine: Engine = build(
-            self._service, lambda: self._keyring, self._row, start, self._log, identity=identity
-        )
+        self._engine: Engine = build(self._service, self._access, self._row, start, self._log, identity=identity)
         self._link = Link(channel, self.handle, self._orphaned)
         self._taking: asyncio.Task[None] | None = None
         self._wanted: tuple[Load | LoadPatch, list[int]] | None = None
@@ -125,9 +125,6 @@ class Worker:
         self._fresh = False
         self._stale = False
         self._began = time.monotonic_ns()
-
-    def _ring(self, digests: list[str]) -> Keyring:
-        return Anyone() if self._start.anonymous else Keyring(digests)
 
     async def run(self) -> int:
         """Serve until told to stop; the exit code."""
@@ -188,6 +185,8 @@ class Worker:
             self._row[words.HEARTBEAT] = time.monotonic_ns()
             if beat % _COUNT_EVERY == 0:
                 self._row[words.CONNECTIONS] = self._engine.connections()
+            if self._access.beat(time.monotonic(), time.time()):
+                self._engine.keys_changed()
             checked = self._board[words.CHECKED]
             fresh = bool(checked) and time.monotonic_ns() - checked < self._board[words.FRESH_FOR]
             if fresh != self._fresh:
@@ -229,8 +228,8 @@ class Worker:
             case Missing(reasons=reasons):
                 self._service.missing = reasons
                 self._engine.swapped()
-            case Keys(key_digests=digests):
-                self._keyring = self._ring(digests)
+            case Keys(keys=keys):
+                self._access.set_keys(keys)
                 self._engine.keys_changed()
             case Drain(at_once=at_once):
                 self._pre_drain = not at_once

@@ -9,6 +9,8 @@ Layout, native 64-bit words:
     row 1 … rows    gauges   `HEARTBEAT` … `STATE`
                     requests [method][status]
                     duration [method][bucket], then its sum in nanoseconds
+                    keys     [key] calls, then let through by its rate, then beyond it
+                    limits   [limit] that clients met
 
 Each row begins on a page of its own, so that two CPUs never write the same cache line.
 
@@ -61,7 +63,16 @@ _GAUGES: Final = 8
 _REQUESTS: Final = _GAUGES
 _DURATIONS: Final = _REQUESTS + len(METHODS) * len(STATUSES)
 _DURATION_WORDS: Final = len(BUCKETS) + 2
-ROW_WORDS: Final = _DURATIONS + len(METHODS) * _DURATION_WORDS
+# Names of keys that are counted at once; config/keys.py takes no more.
+KEYS: Final = 64
+# Limits that clients met: wrong keys from one address, and connections, of which those beyond are cut off.
+CUT_OFF: Final = ("worker", "total", "address")
+LIMITS: Final = ("failures", *CUT_OFF)
+_KEY_CALLS: Final = _DURATIONS + len(METHODS) * _DURATION_WORDS
+_KEY_LET: Final = _KEY_CALLS + KEYS
+_KEY_LIMITED: Final = _KEY_LET + KEYS
+_MET: Final = _KEY_LIMITED + KEYS
+ROW_WORDS: Final = _MET + len(LIMITS)
 
 _PAGE: Final = 4096
 
@@ -126,6 +137,34 @@ class Row:
         base = _DURATIONS + method * _DURATION_WORDS
         words[base + bisect_left(_BOUNDS, nanoseconds)] += times
         words[base + _DURATION_WORDS - 1] += nanoseconds * times
+
+    def count_key(self, column: int, times: int = 1) -> None:
+        """Count finished calls with a key."""
+        self.words[_KEY_CALLS + column] += times
+
+    def key_calls(self, column: int) -> int:
+        """Finished calls with a key."""
+        return self.words[_KEY_CALLS + column]
+
+    def count_let(self, column: int) -> None:
+        """Count a call with a key that has a rate, within it."""
+        self.words[_KEY_LET + column] += 1
+
+    def count_limited(self, column: int) -> None:
+        """Count a call beyond the rate of its key."""
+        self.words[_KEY_LIMITED + column] += 1
+
+    def key_rate(self, column: int) -> tuple[int, int]:
+        """Calls with a key that has a rate: within it, and beyond."""
+        return self.words[_KEY_LET + column], self.words[_KEY_LIMITED + column]
+
+    def meet(self, limit: str) -> None:
+        """Count that a client met one of LIMITS."""
+        self.words[_MET + LIMITS.index(limit)] += 1
+
+    def met(self, limit: str) -> int:
+        """How often one of LIMITS was met."""
+        return self.words[_MET + LIMITS.index(limit)]
 
     def requests(self, method: int) -> list[int]:
         """Finished calls of a method, by status."""

@@ -15,7 +15,7 @@ import socket
 import struct
 from array import array
 from collections import deque
-from typing import Final
+from typing import Any, Final
 
 import orjson
 
@@ -30,9 +30,10 @@ _CLOEXEC: Final = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 class Start:
     """First message to a worker: who it is and how it serves. Descriptors: the board, the slot's listening socket.
 
-    Keys travel as SHA-256 digests (hex): a worker can check a key and cannot tell one. `catalog` says that a Load
-    follows at once, so that the port is opened only when there is something to serve. A `spare` worker never opens it.
-    With `tls` the Certificates come next. `anonymous` asks nobody for a key. `seed` makes every spread repeatable.
+    `keys` are the fields of config.keys.Key, with digests: a worker can check a key and cannot tell one. `catalog` says
+    that a Load follows at once, so that the port is opened only when there is something to serve. A `spare` worker
+    never opens it. With `tls` the Certificates come next. `anonymous` asks nobody for a key. `seed` makes every spread
+    repeatable.
     """
 
     slot: int
@@ -43,7 +44,7 @@ class Start:
     engine: str
     environment: str
     log_level: str
-    key_digests: list[str]
+    keys: list[dict[str, Any]]
     catalog: bool
     spare: bool
     orphan_seconds: float
@@ -109,9 +110,9 @@ class Compressed:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Keys:
-    """Accept these keys and no others, from now on."""
+    """Accept these keys and no others, from now on; `keys` as in Start."""
 
-    key_digests: list[str]
+    keys: list[dict[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -42,7 +42,7 @@ class Calls:
 
     __slots__ = (
         "_account", "_application", "_held", "_limits", "_now", "_outbox", "_streams", "finished", "on_output",
-        "wake_at",
+        "stern", "wake_at",
     )  # fmt: skip
 
     def __init__(
@@ -55,6 +55,7 @@ class Calls:
         self._account = account
         self._held = 0
         self._now = 0.0
+        self.stern = False  # refusals are the sterner ones
         self.finished: list[int] = []
         self.wake_at = inf  # no call needs `expire` before
         self.on_output: Callable[[], None] = _nothing
@@ -107,8 +108,9 @@ class Calls:
         """Request octets; when `stream.ended`, the last."""
         head = stream.head
         if stream.ending or head.method is None:
-            if head.refusal is not None and stream.ended and not stream.ending:
-                self._answer(stream, head.refusal)
+            refusal = self.refusal(head)
+            if refusal is not None and stream.ended and not stream.ending:
+                self._answer(stream, refusal)
             return
         try:
             if stream.call is not None:
@@ -119,6 +121,10 @@ class Calls:
                 self._gather(stream, head.method, payload)
         except Refused as refused:
             self._refuse(stream, refused.code, refused.message, *refused.more)
+
+    def refusal(self, head: Head) -> Response | None:
+        """Why a call is refused, if it is."""
+        return head.sterner if self.stern and head.sterner is not None else head.refusal
 
     def _gather(self, stream: Stream, method: Method, payload: bytes) -> None:
         """Keep what is no whole request yet; refuse as soon as its five octets tell that it cannot be taken (B15)."""
@@ -255,7 +261,7 @@ class Calls:
 
     def _answer(self, stream: Stream, response: Response, code: ErrorCode = ErrorCode.NO_ERROR) -> None:
         """Answer a call: at once if the windows allow, else through the queue."""
-        stream.outcome = response.outcome
+        stream.outcome = stream.head.owner + response.outcome
         stream.expires = inf
         if self._outbox.whole(stream.number, stream.window, response):
             self.written(stream, code)
@@ -293,7 +299,7 @@ class Calls:
             self.reset(stream, ErrorCode.CANCEL, code)
             return
         else:
-            stream.outcome = outcome
+            stream.outcome = stream.head.owner + outcome
             self._outbox.headers(stream.number, grpc.trailers(code, message), frames.END_STREAM)
             self.written(stream, reset)
         if stream.call is not None:
@@ -324,7 +330,7 @@ class Calls:
         if not stream.headed:
             self._answer(stream, grpc.trailers_only(code, message, outcome))
         else:
-            stream.outcome = outcome
+            stream.outcome = stream.head.owner + outcome
             self._outbox.end(stream, grpc.trailers(code, message))
         self.on_output()
 
@@ -354,7 +360,7 @@ class Calls:
         del self._streams.open[stream.number]
         self._outbox.drop(stream)
         self._release(stream)
-        self.finished.append(self._application.outcome(stream.head.path, code))
+        self.finished.append(stream.head.owner + self._application.outcome(stream.head.path, code))
         if stream.call is not None:
             self._tell(stream, stream.call.cancelled)
 

@@ -128,7 +128,7 @@ class Connection:
         streams, outbox = session.streams, session.outbox
         settled, portable, opened, early = session.heads.settled, session.heads.portable, streams.open, streams.early
         read, at, end, work, quantum = HEAD.unpack_from, 0, len(data), 0, self._quantum
-        room, plain = self._limits.streams, session.plain
+        room, plain, refusal = self._limits.streams, session.plain, session.calls.refusal
         while end - at >= HEAD_BYTES and work < quantum:
             word, flags, number = read(data, at)
             stop = at + HEAD_BYTES + (word >> 8)
@@ -138,7 +138,7 @@ class Connection:
                     if number in fresh:
                         request = data[at + HEAD_BYTES : stop]
                         head = fresh[number][0]
-                        response = head.answers.get(request) or head.refusal
+                        response = head.answers.get(request) or refusal(head)
                         if (
                             response
                             and response.size <= outbox.window
@@ -152,7 +152,7 @@ class Connection:
                             outbox.window -= response.size
                             outbox.sent += 1
                             emit(data[at + 5 : at + 9].join(response.parts))
-                            finished.append(response.outcome)
+                            finished.append(head.owner + response.outcome)
                             work += response.size + _CALL_WORK
                             at = stop
                             continue
@@ -227,15 +227,16 @@ class Connection:
         """The whole request of a fresh stream, with an answer that is new or does not fit. False: it needs care."""
         session = self._session
         if head.length < 0 or head.length == len(request):
-            response = head.answers.get(request) or head.refusal or session.calls.unary(head, request)
+            calls = session.calls
+            response = head.answers.get(request) or calls.refusal(head) or calls.unary(head, request)
             if response is not None:
                 session.credit(len(request))
                 if session.outbox.whole(number, session.outbox.initial, response):
                     del self._fresh[number]
-                    self.finished.append(response.outcome)
+                    self.finished.append(head.owner + response.outcome)
                 else:
                     self._begin_fresh()
-                    session.calls.answer(number, response, session.now)
+                    calls.answer(number, response, session.now)
                 return True
         return False
 
@@ -314,6 +315,10 @@ class Connection:
         """The transport is gone: end every call."""
         self.out.clear()
         self._end()
+
+    def stern(self, yes: bool) -> None:
+        """Whether refusals are the sterner ones from now on; see grpc.Answer."""
+        self._session.calls.stern = yes
 
     def forget(self) -> None:
         """What headers mean has changed; see `Routes.forget`."""

@@ -48,13 +48,15 @@ class Answer(NamedTuple):
     """What a unary method says: a gRPC status code with its message, and the serialized response when the code is OK.
 
     The response may come in pieces, which then go out as they lie. `compressed` is asked for the same response as gzip,
-    only when the client takes it; without one yet (None) the response goes out as it is.
+    only when the client takes it; without one yet (None) the response goes out as it is. `sterner` is what a refusal
+    becomes on a connection that has had too many (`Connection.stern`).
     """
 
     code: int
     message: str = ""
     payload: Body | tuple[Body, ...] = b""
     compressed: Callable[[], Body | None] | None = None
+    sterner: Answer | None = None
 
     def whole(self) -> bytes:
         """The response in one piece."""
@@ -99,13 +101,19 @@ class Kind(enum.Enum):
 
 
 class Method:
-    """A method and how to call it: by `serve`, `begin` or `converse`, as its kind is."""
+    """A method and how to call it: by `serve`, `begin` or `converse`, as its kind is.
 
-    __slots__ = ("begin", "converse", "kind", "path", "serve")
+    Of methods with one path, ready answers are shared; with `remembered` false there are none, and `serve` may say
+    something else each time. `owner` is added to the outcome of each call: it tells who is served.
+    """
+
+    __slots__ = ("begin", "converse", "kind", "owner", "path", "remembered", "serve")
 
     def __init__(self, path: bytes, kind: Kind) -> None:
         self.path = path
         self.kind = kind
+        self.owner = 0
+        self.remembered = True
         self.serve: Callable[[bytes], Answer]
         self.begin: Callable[[Call, bytes], None]
         self.converse: Callable[[Call], Receiver]

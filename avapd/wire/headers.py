@@ -63,8 +63,10 @@ class Head:
         "length",
         "memo",
         "method",
+        "owner",
         "path",
         "refusal",
+        "sterner",
         "waits",
     )
 
@@ -73,8 +75,10 @@ class Head:
         self.early: Response | None = None  # is sent at once,
         self.early_parts: tuple[bytes, ...] = ()  # as these octets when the request goes on
         self.refusal: Response | None = None  # is sent when the request has ended, whatever it holds
+        self.sterner: Response | None = None  # and this instead, on a connection that had too many
         self.waits = True  # nothing happens before the first DATA
         self.method: Method | None = None
+        self.owner = 0  # that of the method
         self.memo: Memo | None = None  # of a unary method
         self.answers = _NO_ANSWERS  # those of the memo
         self.length = -1  # content-length, -1 without
@@ -125,7 +129,7 @@ class Routes:
         self._seen: set[object] = set()
         self._valid: set[Field] = set()
         self._timeouts: dict[bytes, float] = {}
-        self._memos: dict[tuple[Method, bool], Memo] = {}
+        self._memos: dict[tuple[bytes, bool], Memo] = {}
 
     def forget(self) -> None:
         """Routes and refusals may be different from now on. Each connection's `Heads.forget` must follow."""
@@ -245,11 +249,14 @@ class Routes:
                 head.answer_at_once(refusal)
             else:
                 head.refusal = refusal
+            if route.sterner is not None:
+                head.sterner = grpc.response(route.sterner, self.application.outcome(path, route.sterner.code))
             return head
         head.method = route
+        head.owner = route.owner
         head.waits = route.kind is not Kind.BIDI
-        if route.kind is Kind.UNARY and head.encoding in grpc.ENCODINGS:
-            head.memo = self._memos.setdefault((route, head.gzip), Memo(self.limits.memo_shared))
+        if route.kind is Kind.UNARY and route.remembered and head.encoding in grpc.ENCODINGS:
+            head.memo = self._memos.setdefault((path, head.gzip), Memo(self.limits.memo_shared))
             head.answers = head.memo.answers
         return head
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from typing import Any
 
+from support.access import access, key_of
 from support.stage import snapshot
 from wire.verdicts import Client
 
-from avapd.data.auth import Keyring
 from avapd.data.health import Health
 from avapd.data.service import Service
 from avapd.data.streams import Watches
@@ -30,9 +29,9 @@ def told(peer: Client) -> list[bytes]:
 
 def test_watchers_are_told_in_turns_and_each_of_the_newest() -> None:
     """A swap returns before all are told; one that comes meanwhile leaves nobody out, and tells nobody twice."""
-    service, keyring = Service(1 << 20), Keyring([hashlib.sha256(KEY).hexdigest()])
+    service, keys = Service(1 << 20), access(key_of(KEY.decode()))
     watches = Watches(service.feed)
-    application: Any = DefinitionApplication(service, watches, lambda: keyring, Health(), Log("worker"))
+    application: Any = DefinitionApplication(service, watches, keys, Health(), Log("worker"))
     catalogs = [snapshot({"a": code}, generation) for generation, code in enumerate("123", 1)]
 
     def publish(number: int) -> None:

@@ -38,12 +38,13 @@ from avapd.shared.channel import (
 
 START = Start(
     slot=1, row=2, rows=8, slots=4, cpu=3, engine="grpcio", environment="test", log_level="INFO",
-    key_digests=["ab" * 32], catalog=True, spare=False, orphan_seconds=15.0, max_stale_seconds=0.0,
-    pre_drain_seconds=0.5, drain_seconds=30.0, max_answer_bytes=1, limits={"streams": 100, "age_seconds": 0.5},
+    keys=[{"name": "a", "digest": "ab" * 32, "rate": 0.5}], catalog=True, spare=False, orphan_seconds=15.0,
+    max_stale_seconds=0.0, pre_drain_seconds=0.5, drain_seconds=30.0, max_answer_bytes=1,
+    limits={"streams": 100, "age_seconds": 0.5},
 )  # fmt: skip
 LOAD = Load(generation=7, size=1 << 40)
 MESSAGES: list[Message] = [
-    START, LOAD, Missing(reasons={"ñ": "why"}), Keys(key_digests=[]), Keys(key_digests=["a", "b"]),
+    START, LOAD, Missing(reasons={"ñ": "why"}), Keys(keys=[]), Keys(keys=[{"name": "a"}, {"name": "b"}]),
     Adopt(slot=2), Release(slot=2), Drain(at_once=True),
     Compressed(generation=3, size=9, checksum="cd" * 32), Want(generation=3),
     Drain(at_once=False), Booted(), Ack(generation=1, seconds=0.25), Reject(generation=2, reason="ñ\n\x00 日本語"),
@@ -146,7 +147,7 @@ def test_messages_keep_their_order_and_their_descriptors(pair: Pair) -> None:
     assert take(pair.there.receive()) == sent
 
 
-@pytest.mark.parametrize("message", [START, LOAD, Keys(key_digests=["ab"]), Booted()], ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize("message", [START, LOAD, Keys(keys=[{"a": 1}]), Booted()], ids=lambda m: type(m).__name__)
 def test_a_message_may_be_split_at_every_byte(pair: Pair, message: Message) -> None:
     """It is returned when its last byte is there and not before; a message behind it changes nothing."""
     frame = channel.encode(message)
@@ -175,7 +176,7 @@ numbers = st.integers(0, (1 << 63) - 1)
 @given(
     st.one_of(
         st.builds(Reject, generation=numbers, reason=texts),
-        st.builds(Keys, key_digests=st.lists(texts)),
+        st.builds(Keys, keys=st.lists(st.dictionaries(texts, texts))),
         st.builds(Load, generation=numbers, size=numbers),
         st.builds(Ack, generation=numbers, seconds=st.floats(0, 1e9)),
         st.builds(Drain, at_once=st.booleans()),
@@ -195,7 +196,7 @@ def test_encode_and_decode_are_a_pair(message: Message) -> None:
 
 def test_a_full_socket_keeps_messages_for_later(pair: Pair) -> None:
     """`send` never waits; `flush` sends what waited, in order, with its descriptors, and closes its copies."""
-    big = Keys(key_digests=["ab" * 32] * 500)
+    big = Keys(keys=[{"digest": "ab" * 32}] * 500)
     sent = []
     for number in range(60):
         load = Load(generation=number, size=1)
@@ -218,7 +219,7 @@ def test_what_nobody_read_is_closed_with_the_channel() -> None:
     """Unsent copies and arrived but untaken descriptors alike."""
     before = files()
     made = Pair()
-    big = Keys(key_digests=["ab" * 32] * 5000)
+    big = Keys(keys=[{"digest": "ab" * 32}] * 5000)
     load = made.descriptors(LOAD)
     for _ in range(5):
         made.here.send(LOAD, *load)

@@ -66,6 +66,7 @@ class Server:
             "AVAPD_PRE_DRAIN_SECONDS": "0.1",
             "AVAPD_ORPHAN_SECONDS": "1",
             "AVAPD_LOG_LEVEL": "DEBUG",
+            "AVAPD_LIMIT_FAILURES": "1000000",  # all tests come from one address
             **(env or {}),
         }
         self.port = int(self.env["PORT"])

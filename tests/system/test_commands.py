@@ -25,6 +25,10 @@ from avapd.cli import cli
 
 AVAPD = str(Path(sys.executable).parent / "avapd")
 NOWHERE = "postgresql://avapd_reader@127.0.0.1:1/none"
+UNGUARDED = (
+    "production serves TLS (AVAPD_TLS_CERT_FILE and AVAPD_TLS_KEY_FILE) or, when AVAPD_INSECURE=1 asks for it, "
+    "clear text; neither is set"
+)
 ROWS = [
     ("addVar", '[{"item": "name", "type": "variable"}]', "function", "def run(task, context):\n    return 1\n"),
     ("ñ 日本語", None, None, "# ñ, 日本語"),
@@ -548,8 +552,7 @@ def test_missing_settings_are_named() -> None:
         assert ran.err.splitlines() == [
             "avapd: DATABASE_URL (or DATABASE_URL_FILE) is required and not set",
             "avapd: API_KEY (or API_KEY_FILE) is required and not set",
-            "avapd: production serves TLS (AVAPD_TLS_CERT_FILE and AVAPD_TLS_KEY_FILE) or, when AVAPD_INSECURE=1 asks for "
-            "it, clear text; neither is set",
+            f"avapd: {UNGUARDED}",
         ]
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 import psutil
 import pytest
+from support.access import key_of
 from support.calls import Calls
 from support.raw import Raw
 from support.server import KEY, free_port
@@ -67,7 +68,7 @@ class Rig:
         self.board = Board(board.create(4), 4)
         start = Start(
             slot=0, row=0, rows=4, slots=2, cpu=0, engine="wire", environment="test", log_level="ERROR",
-            key_digests=[hashlib.sha256(KEY.encode()).hexdigest()], catalog=catalog, spare=spare, orphan_seconds=0.2,
+            keys=[key_of(KEY)], catalog=catalog, spare=spare, orphan_seconds=0.2,
             max_stale_seconds=0.0, pre_drain_seconds=0.0, drain_seconds=2.0, max_answer_bytes=1 << 20,
             limits=dataclasses.asdict(Limits()),
         )  # fmt: skip
@@ -261,7 +262,7 @@ def test_a_compressed_catalog_is_sent_only_when_it_is_right(rig: Rig, what: str)
 
 def test_keys_change_while_it_serves(rig: Rig) -> None:
     """A new set of digests replaces the old one at once; the worker never holds a key itself."""
-    rig.worker.send(Keys(key_digests=[hashlib.sha256(b"another-key-of-length").hexdigest()]))
+    rig.worker.send(Keys(keys=[key_of("another-key-of-length")]))
     with Calls(f"127.0.0.1:{rig.port}", "another-key-of-length") as new, Calls(f"127.0.0.1:{rig.port}", KEY) as old:
         wait_until(lambda: new.get("a").code == 0)
         assert old.get("a").code == 16

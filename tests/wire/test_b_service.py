@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -10,11 +9,11 @@ from typing import Any
 import pytest
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
+from support.access import access, key_of
 from wire.application import TALK, WATCH
 from wire.raw import GOAWAY, PING, data, fields, framed, headers, literals, ping, rst_stream
 from wire.verdicts import Client, ask, seen
 
-from avapd.data.auth import Keyring
 from avapd.data.health import Health
 from avapd.data.reflection import methods
 from avapd.data.service import Service
@@ -54,8 +53,8 @@ def peer(health: Health) -> Iterator[Client]:
     view = View.open(fd, pack(fd, 1, 1, [message]).arena_size)
     os.close(fd)
     service.swap(view)
-    keyring = Keyring([hashlib.sha256(KEY).hexdigest()])
-    application: Any = DefinitionApplication(service, Watches(service.feed), lambda: keyring, health, Log("worker"))
+    keys = access(key_of(KEY.decode()))
+    application: Any = DefinitionApplication(service, Watches(service.feed), keys, health, Log("worker"))
     application.add(methods())
     yield Client(application)
     view.close()

@@ -7,7 +7,6 @@ others do not notice (C19).
 from __future__ import annotations
 
 import gzip
-import hashlib
 import random
 import time
 import tracemalloc
@@ -15,6 +14,7 @@ from collections.abc import Callable
 
 import hpack
 import pytest
+from support.access import access, key_of
 from wire.application import ECHO, TALK, Methods
 from wire.raw import (
     INITIAL_WINDOW_SIZE,
@@ -29,7 +29,6 @@ from wire.raw import (
 )  # fmt: skip
 from wire.verdicts import Client
 
-from avapd.data.auth import Keyring
 from avapd.data.health import Health
 from avapd.data.service import Service
 from avapd.data.streams import Watches
@@ -48,9 +47,9 @@ DENIED: Field = (b"x-deny", b"yes")
 
 def served() -> DefinitionApplication:
     """What a worker serves, to somebody without a key."""
-    keyring = Keyring([hashlib.sha256(b"a-key-of-enough-length").hexdigest()])
+    keys = access(key_of("a-key-of-enough-length"))
     service = Service(1 << 20)
-    return DefinitionApplication(service, Watches(service.feed), lambda: keyring, Health(), Log("worker"))
+    return DefinitionApplication(service, Watches(service.feed), keys, Health(), Log("worker"))
 
 
 PATH = b"/" + b"x" * 255

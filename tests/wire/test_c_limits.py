@@ -75,21 +75,25 @@ DEFAULTS: dict[str, tuple[str, float]] = {
     "grace_seconds": ("C22", 30),
     "connections": ("C22", 10_000),
     "handshakes": ("C22", 1000),
+    "total_connections": ("C22", 100_000),
+    "address_connections": ("C22", 2_000),
     "keepalive_seconds": ("A49", 7200),
     "keepalive_timeout": ("A49", 20),
     "glitches": ("C23", 1000),
+    "failures": ("C24", 100),
+    "failures_per_second": ("C24", 10),
 }
 
 
 def test_every_limit_has_the_default_of_its_row() -> None:
-    """C1 to C23, A49: a field each, and no field without a row."""
+    """C1 to C24, A49: a field each, and no field without a row."""
     assert {field.name: field.default for field in dataclasses.fields(Limits)} == {
         name: default for name, (_, default) in DEFAULTS.items()
     }
 
 
 def test_every_limit_is_a_setting() -> None:
-    """C1 to C23: `AVAPD_LIMIT_` and its name sets it, with a default and a help text; nonsense is refused."""
+    """C1 to C24: `AVAPD_LIMIT_` and its name sets it, with a default and a help text; nonsense is refused."""
     required = {"DATABASE_URL": "postgresql://reader@db/avap", "API_KEY": "a-key-of-enough-length", "AVAPD_ENV": "test"}
     assert load(required).limits == Limits()
     for name, (_, default) in DEFAULTS.items():

@@ -10,6 +10,7 @@ from time import monotonic
 from typing import Any
 
 import uvloop
+from support.access import access
 
 from avapd.data.wire_protocol import Members, WireProtocol
 from avapd.wire.call import Call
@@ -26,8 +27,8 @@ def serve(application: Application, limits: Limits, tell: Callable[[int], None])
     async def listen() -> None:
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
         loop.add_signal_handler(signal.SIGTERM, ended.set)
-        routes, members = Routes(application, limits), Members()
-        server = await loop.create_server(lambda: WireProtocol(routes, members, _count_nothing), "127.0.0.1", 0)
+        routes, members, nobody = Routes(application, limits), Members(), access(limits=limits)
+        server = await loop.create_server(lambda: WireProtocol(routes, members, nobody, _count_nothing), "127.0.0.1", 0)
         tell(server.sockets[0].getsockname()[1])
         while not ended.is_set():
             await asyncio.sleep(_TICK_SECONDS)
@@ -56,5 +57,5 @@ def run(call: Call, work: Coroutine[Any, Any, None]) -> None:
     call.on_cancel = cancel
 
 
-def _count_nothing(_finished: list[int], _nanoseconds: int) -> None:
-    return
+def _count_nothing(_finished: list[int], _nanoseconds: int) -> int:
+    return 0
