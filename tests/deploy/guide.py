@@ -1,4 +1,4 @@
-"""The pages of deploy/ as tests read them: sections, links, commands of avapd, and what is to be seen after a command."""
+"""The pages of deploy/ as tests read them: sections, anchors, commands of avapd, and what must be seen after one."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ class Step(NamedTuple):
 
     def matches(self, output: str) -> bool:
         """Whether this is what must be seen; blanks at the end of a line do not count."""
-        lines = (
+        pattern = "".join(
             r"(?:.*\n)*" if line == "…" else ".*".join(map(re.escape, line.split("…"))) + r" *\n" for line in self.seen
         )
-        return re.fullmatch("".join(lines), output if output.endswith("\n") or not output else output + "\n") is not None
+        whole = output if output.endswith("\n") or not output else output + "\n"
+        return re.fullmatch(pattern, whole) is not None
 
 
 def text(page: Path) -> str:

@@ -1,4 +1,4 @@
-"""The operations guide of deploy/: what it names exists, what it reckons is what avapd reckons, its drill goes as written."""
+"""The guide of deploy/: what it names exists, what it reckons is what avapd reckons, its drill goes as written."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import trustme
 from clients import tools
 from deploy.guide import DEPLOY, PAGES, Step, anchors, code, commands, sections, steps, text
 from deploy.prometheus import MONITORING
-from deploy.rules import rules
+from deploy.rules import alerts, rules
 from support.database import Database
 from support.server import KEY, Server
 from support.waiting import wait_until
@@ -104,12 +104,18 @@ def test_settings_exist() -> None:
         assert named - known <= NEXT_SETTINGS, page
 
 
+def test_alerts_exist() -> None:
+    """Every one that a page names."""
+    for page in PAGES:
+        assert set(re.findall(r"\bAvap[A-Z]\w+(?!…)\b", text(page))) <= {str(rule["alert"]) for rule in alerts()}, page
+
+
 def test_a_setting_that_is_named_with_its_default_has_it() -> None:
     """`NAME` (value): what stands in parentheses right behind it."""
-    known = {variable: setting for setting in settings().values() for variable in setting.variables}
+    known = {variable: setting.default_text for setting in settings().values() for variable in setting.variables}
     found = [pair for page in PAGES for pair in re.findall(r"`(AVAPD_\w+)` \(([\d.]+)(?: s)?\)", text(page))]
     assert found
-    assert [pair for pair in found if float(pair[1]) != float(str(known[pair[0]].default))] == []
+    assert [(name, value) for name, value in found if float(value) != float(known[name])] == []
 
 
 # --- what it reckons -----------------------------------------------------------------------------------------------
@@ -118,7 +124,9 @@ def test_a_setting_that_is_named_with_its_default_has_it() -> None:
 def reckoned(catalog: float, workers: int, gzip: float) -> int:
     """The formula of sizing.md, with sizes in bytes."""
     (formula,) = re.findall(r"^    needed = (.+)$", text(SIZING), flags=re.MULTILINE)
-    formula = formula.replace("MiB", f"* {MIB}").replace("×", "*").replace("AVAPD_WORKERS", "workers")
+    formula = (
+        formula.replace("MiB", f"* {MIB}").replace("\N{MULTIPLICATION SIGN}", "*").replace("AVAPD_WORKERS", "workers")
+    )
     return int(eval(formula, {}, {"catalog": catalog, "workers": workers, "gzip": gzip}))
 
 
@@ -126,7 +134,7 @@ def reckoned(catalog: float, workers: int, gzip: float) -> int:
 @pytest.mark.parametrize("workers", [1, 4, 16])
 def test_the_formula_of_memory_is_the_one_of_avapd(catalog: int, workers: int) -> None:
     """With a catalog that may go out as one answer, and so lie there in gzip, and with one that may not."""
-    most = int(str(settings()["max_answer_bytes"].default))
+    most = int(settings()["max_answer_bytes"].default_text)
     gzip = catalog if catalog <= most else 0
     assert reckoned(catalog, workers, gzip) == needed_memory(catalog, workers, most)
 
@@ -153,7 +161,7 @@ def parser(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def queries() -> list[str]:
     """What stands in blocks of PromQL."""
-    found = re.findall(r"^```promql\n(.+?)^```", "".join(map(text, PAGES)), flags=re.MULTILINE | re.DOTALL)
+    found = re.findall(r"^ *```promql\n(.+?)^ *```", "".join(map(text, PAGES)), flags=re.MULTILINE | re.DOTALL)
     return [query for block in found for query in re.sub(r"^#.*\n", "", block, flags=re.MULTILINE).split("\n\n")]
 
 
@@ -168,11 +176,11 @@ def test_every_query_is_valid(parser: Any) -> None:
 
 def test_the_objectives_are_those_of_the_alerts() -> None:
     """One call in ten thousand, one millisecond: the numbers in the queries are those in alerts.yml."""
-    alerts = {rule.get("alert"): rule["expr"] for rule in rules()}
-    assert "14.4 * 0.0001" in alerts["AvapErrorBudgetBurnFast"]
-    assert alerts["AvapLatencyHigh"].strip().endswith("> 0.001")
+    watched = {rule["alert"]: rule["expr"] for rule in alerts()}
+    assert "14.4 * 0.0001" in watched["AvapErrorBudgetBurnFast"]
+    assert watched["AvapLatencyHigh"].strip().endswith("> 0.001")
     slos = sections(OPERATIONS)["Service level objectives"]
-    assert re.findall(r"/ (0\.\d+)$", slos, flags=re.MULTILINE) == ["0.0001"]
+    assert set(re.findall(r"/ (0\.\d+)$", slos, flags=re.MULTILINE)) == {"0.0001"}
     assert set(re.findall(r'le="([\d.]+)"', slos)) == {"0.001"}
 
 
@@ -195,7 +203,6 @@ class Place:
         (etc / "database-url").write_text(self.database.reader_url)
         (etc / "api-key").write_text(KEY)
         _expired(etc / "tls.crt")
-        # The owner of the store is who avapd runs as.
         self._env = {
             "DATABASE_URL": "", "DATABASE_URL_FILE": str(etc / "database-url"), "AVAPD_REFRESH_SECONDS": "3600",
             "AVAPD_SNAPSHOT_DIR": str(self._store),
@@ -232,7 +239,9 @@ class Place:
 
     def _seen(self, step: Step) -> bool:
         log = shlex.quote(str(self.server.log_file))
-        command = step.command.replace("/etc/avapd", str(self._folder / "etc")).replace("/var/lib/avapd", str(self._store))
+        command = step.command
+        for path, ours in (("/etc/avapd", self._folder / "etc"), ("/var/lib/avapd", self._store)):
+            command = command.replace(path, str(ours))
         done = subprocess.run(
             [*self.disk, "bash", "-c", f"journalctl() {{ cat {log}; }}\n{command}"],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=self._folder / "here",
@@ -259,13 +268,14 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, tuple
     (folder / "store").mkdir()
     (folder / "here").mkdir()
     mounted = f"mount -t tmpfs -o size=512k none {folder}/store && echo done && exec cat"
-    rights = () if os.geteuid() == 0 else ("--user", "--map-root-user")
+    root = os.geteuid() == 0
     holder = subprocess.Popen(
-        ["unshare", "--mount", *rights, "sh", "-c", mounted], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        ["unshare", "--mount", *(() if root else ("--map-root-user",)), "sh", "-c", mounted],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     assert holder.stdout is not None
-    entered = ("nsenter", f"--target={holder.pid}", "--mount", *(("--user", "--preserve-credentials") if rights else ()))
+    rights = () if root else ("--user", "--preserve-credentials")
+    entered = ("nsenter", f"--target={holder.pid}", "--mount", *rights)
     yield folder, entered if holder.stdout.readline() else ()
     holder.communicate()
 
