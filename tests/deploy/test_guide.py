@@ -298,6 +298,18 @@ def place(disk: tuple[Path, tuple[str, ...]]) -> Iterator[Place]:
         yield made
 
 
+def test_what_must_be_seen_is_looked_for() -> None:
+    """Line by line, `…` for what differs; a line that is missing, or one too many, is not what must be seen."""
+    (step,) = steps("    $ avapd unfreeze | cat\n    …\n    frozen        n…\n\nText")
+    assert step == Step("avapd unfreeze | cat", ("…", "frozen        n…"))
+    assert step.matches("generation 1\nfrozen        no\n")
+    assert step.matches("frozen        no")
+    assert not step.matches("frozen        yes\n")
+    assert not step.matches("frozen        no\ndenied\n")
+    assert Step("true", ()).matches("")
+    assert not Step("true", ()).matches("something\n")
+
+
 def test_the_shell_of_the_drill_has_what_the_page_exports(place: Place) -> None:
     """And nothing else, but where programs are and which avapd is meant."""
     exported = re.findall(r"(\w+)=", "".join(line for line in code(DISASTERS) if line.startswith("export ")))
