@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import re
-import shlex
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 import yaml
+from deploy.guide import sections
 from deploy.prometheus import MONITORING, program
 from deploy.rules import alerts
-
-from avapd.cli import cli
-from avapd.config import settings
 
 pytestmark = pytest.mark.timeout(300)  # the first run downloads Prometheus
 
@@ -36,19 +31,6 @@ def cases() -> dict[str, dict[str, Any]]:
     """The unit tests of the rules, by alert."""
     files = (yaml.safe_load((MONITORING / name).read_text(encoding="utf-8")) for name in TESTS)
     return {case["name"]: case for file in files for case in file["tests"]}
-
-
-def sections() -> dict[str, str]:
-    """The runbooks by heading."""
-    _, *found = re.split(r"^## (.+)$", RUNBOOKS.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    return dict(zip(found[::2], found[1::2], strict=True))
-
-
-def commands() -> Iterator[list[str]]:
-    """The words of every `avapd …` line of the runbooks."""
-    for line in RUNBOOKS.read_text(encoding="utf-8").splitlines():
-        if line.startswith("    avapd "):
-            yield shlex.split(line)[1:]
 
 
 # --- the rules ---------------------------------------------------------------------------------------------------
@@ -121,25 +103,8 @@ def test_what_alertmanager_holds_back_exists() -> None:
 
 def test_every_alert_has_its_runbook() -> None:
     """A section of its name, in the same order, with what it means, what to look at and what to do."""
-    found = sections()
+    found = sections(RUNBOOKS)
     assert list(found) == ALERTS
     for name, text in found.items():
         assert re.findall(r"^\*\*(.+?)\*\*", text, flags=re.MULTILINE) == ["Means", "Look at", "Do"], name
         assert "    avapd " in text, name
-
-
-def test_the_commands_of_the_runbooks_exist() -> None:
-    """Each has the arguments and options that the command line knows."""
-    found = list(commands())
-    assert found
-    for name, *arguments in found:
-        command = cli.get_command(click.Context(cli), name)
-        assert command is not None, name
-        command.make_context(name, arguments)
-
-
-def test_the_settings_that_are_named_exist() -> None:
-    """In the runbooks and the rules."""
-    known = {variable for setting in settings().values() for variable in setting.variables}
-    for path in (RUNBOOKS, MONITORING / "alerts.yml"):
-        assert set(re.findall(r"AVAPD_\w+", path.read_text(encoding="utf-8"))) <= known

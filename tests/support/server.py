@@ -50,7 +50,7 @@ class Server:
         self.port = free_port()
         self.admin_port = free_port()
         self.folder = tempfile.TemporaryDirectory(prefix="avapd-test-")
-        self._log = Path(self.folder.name) / "log"
+        self.log_file = Path(self.folder.name) / "log"
         self.env = {
             "PATH": os.environ["PATH"],
             "DATABASE_URL": database_url,
@@ -69,8 +69,8 @@ class Server:
             "AVAPD_LIMIT_FAILURES": "1000000",  # all tests come from one address
             **(env or {}),
         }
-        self.port = int(self.env["PORT"])
-        with self._log.open("wb") as log:
+        self.port, self.admin_port = int(self.env["PORT"]), int(self.env["AVAPD_ADMIN_PORT"])
+        with self.log_file.open("wb") as log:
             self.process = subprocess.Popen(
                 [*command, sys.executable, "-P", "-m", "avapd", "serve", *arguments],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
@@ -82,7 +82,7 @@ class Server:
     @property
     def log(self) -> str:
         """Everything on stdout and stderr so far."""
-        return self._log.read_text(encoding="utf-8", errors="replace")
+        return self.log_file.read_text(encoding="utf-8", errors="replace")
 
     def events(self, msg: str | None = None) -> list[dict[str, Any]]:
         """The log lines with this message, parsed."""
