@@ -30,6 +30,9 @@ class Counts(NamedTuple):
     buckets: tuple[int, ...]
 
 
+NOTHING: Final = Counts(0, 0, (0,) * (len(BUCKETS) + 1))
+
+
 class Traffic(NamedTuple):
     """What happened between two readings: calls and failed calls a second, and their 95th percentile in seconds.
 
