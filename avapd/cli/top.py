@@ -52,7 +52,7 @@ def top(hosts: tuple[str, ...], interval: float, timeout: float, once: bool, as_
     if once or as_json or not (sys.stdin.isatty() and sys.stdout.isatty()):
         before, now = asyncio.run(_twice(hosts, interval, patience=timeout))
         if as_json:
-            echo_json([_plain(new, old) for old, new in zip(before, now, strict=True)])
+            echo_json([_plain(old, new) for old, new in zip(before, now, strict=True)])
         else:
             for line in frame(before, now, color=False):
                 click.echo(line)
