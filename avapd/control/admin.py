@@ -13,6 +13,7 @@ may see ask for such a name as well.
 from __future__ import annotations
 
 import ipaddress
+import socket
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -53,13 +54,18 @@ class Admin:
             ("/livez", self._livez), ("/readyz", self._readyz),
         ):  # fmt: skip
             app.router.add_get(path, handler)
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
 
     async def start(self, host: str, port: int) -> None:
         """Listen. Raises SocketError when the port cannot be had."""
         await self._runner.setup()
+        address = host.strip("[]")
         try:
-            await web.TCPSite(self._runner, host.strip("[]"), port, shutdown_timeout=1.0).start()
+            if address == "::":  # every address, IPv4 included, which asyncio by itself would leave out
+                sock = socket.create_server((address, port), family=socket.AF_INET6, dualstack_ipv6=True)
+                await web.SockSite(self._runner, sock).start()
+            else:
+                await web.TCPSite(self._runner, address, port).start()
         except OSError as error:
             raise SocketError(f"cannot listen on {host} port {port} (AVAPD_ADMIN_PORT): {error.strerror}") from None
         self._meter.start()
@@ -142,7 +148,8 @@ class Admin:
         if self._sources != "loopback":
             return self._sources == "on"
         proxied = any(name in request.headers for name in ("Forwarded", "X-Forwarded-For", "Via"))
-        return request.remote in {"127.0.0.1", "::1"} and _names_loopback(request) and not proxied
+        came_from = (request.remote or "").removeprefix("::ffff:")  # how an IPv6 socket tells of IPv4
+        return came_from in {"127.0.0.1", "::1"} and _names_loopback(request) and not proxied
 
 
 def _is_loopback(name: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -57,8 +58,9 @@ def server(table: Database) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def opened(table: Database) -> Iterator[Server]:
-    """Bound to all addresses."""
-    with Server(table.reader_url, env={**QUIET, "AVAPD_ADMIN_HOST": "0.0.0.0"}) as made:
+    """Bound to all addresses, of both kinds where there are both."""
+    host = "[::]" if socket.has_dualstack_ipv6() else "0.0.0.0"
+    with Server(table.reader_url, env={**QUIET, "AVAPD_ADMIN_HOST": host}) as made:
         yield made.wait_serving()
 
 
@@ -173,6 +175,16 @@ def test_bound_to_loopback_it_answers_to_no_other_name(server: Server) -> None:
 def test_bound_elsewhere_it_answers_to_every_name(opened: Server) -> None:
     """Replicas are asked by names of services."""
     assert ask(opened, "/status", Host="avapd.example:9464").code == 200
+
+
+def test_every_address_means_both_kinds(opened: Server) -> None:
+    """`[::]` is IPv4 too, as it is for the gRPC port: a pod's probes and Prometheus may come by either."""
+    for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+        if family == socket.AF_INET or socket.has_dualstack_ipv6():
+            with socket.create_connection((address, opened.admin_port), timeout=10) as connection:
+                assert connection.family == family
+                connection.sendall(b"GET /livez HTTP/1.0\r\n\r\n")
+                assert connection.recv(100).startswith(b"HTTP/1.0 200 OK")
 
 
 # --- what was published -------------------------------------------------------------------------------------------
