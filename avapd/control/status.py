@@ -7,7 +7,6 @@ import platform
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from itertools import islice
 from typing import Any, Final, NamedTuple
 
 from avapd import __version__
@@ -49,6 +48,7 @@ class Status:
     def conditions(self) -> list[Condition]:
         """Ready while a worker serves; being cut off from the database does not change it."""
         serving, slots = self._supervisor.serving, len(self._supervisor.slots)
+        some = f"{serving} of {slots} workers serve"
         current, refused, frozen = self._publisher.current, self._refresh.refused, self._refresh.switches.frozen
         held = len(self._refresh.quarantine.held)
         error, asked = self._poll.last_error, "answers" if self._refresh.source_up else "not asked yet"
@@ -58,8 +58,8 @@ class Status:
                 "catalog", current is not None,
                 f"{len(current.view)} definitions" if current else f"no catalog yet: {error or 'loading'}",
             ),
-            Condition("workers", serving > 0, f"{serving or 'no'} of {slots} workers serve"),
-            Condition("every_worker", serving == slots, f"{serving} of {slots} workers serve", required=False),
+            Condition("workers", serving > 0, some if serving else "no worker serves"),
+            Condition("every_worker", serving == slots, some, required=False),
             Condition("database", self._refresh.source_up and not error, error or asked, required=False),
             Condition("updates", not frozen, f"frozen: {frozen}" if frozen else "not frozen", required=False),
             Condition("candidate", refused is None, str(refused.error) if refused else "none refused", required=False),
@@ -122,7 +122,7 @@ class Status:
 
     def _quarantine(self) -> list[dict[str, Any]]:
         current, held = self._publisher.current, self._refresh.quarantine
-        facts = islice(held.facts(current.view if current is not None else None), SHOWN)
+        facts = held.facts(current.view if current is not None else None, SHOWN)
         return [{**one, "since": utc(one["since"])} for one in facts]
 
     def _publications(self) -> list[dict[str, Any]]:

@@ -148,7 +148,7 @@ def test_what_is_not_ready_says_why_in_every_form(serve: Serve) -> None:
     plain = ask(cold, "/readyz")
     assert (plain.code, len(plain.text.splitlines())) == (503, 2)
     assert plain.text.startswith("no catalog yet: ")
-    assert plain.text.endswith("no of 2 workers serve\n")
+    assert plain.text.endswith("no worker serves\n")
     verbose = ask(cold, "/readyz?verbose")
     assert (verbose.code, verbose.text.endswith("readyz failed\n")) == (503, True)
     assert "[-]catalog failed: no catalog yet: " in verbose.text
