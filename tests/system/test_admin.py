@@ -235,6 +235,17 @@ def test_what_changed_is_bounded(sample: Database, serve: Serve) -> None:
     assert len(text) < 300_000
 
 
+def test_of_a_long_quarantine_the_first_are_named(sample: Database, serve: Serve) -> None:
+    """By name, and how many more there are; all are counted."""
+    sample.insert([(f"bad{number:03}", "{}", "function", "x = 1") for number in range(130)])
+    server = serve(sample.reader_url, env={"AVAPD_WORKERS": "1"}).wait_serving()
+    wait_until(lambda: server.status()["quarantined"]["interface"] == 130)
+    assert [one["name"] for one in server.status()["quarantine"]] == [f"bad{number:03}" for number in range(100)]
+    page = ask(server, "/status", Accept=BROWSER).text
+    assert "and 30 more than the 100 shown here" in page
+    assert "bad100" not in page
+
+
 def test_what_is_not_kept_is_not_found(server: Server) -> None:
     """Of the oldest generation, of unknown ones and of nonsense there is nothing to tell."""
     oldest = server.status()["publications"][-1]["generation"]
