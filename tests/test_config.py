@@ -68,6 +68,7 @@ CASES: dict[str, tuple[str, Any, str, Any, list[str]]] = {
     "max_definitions": ("AVAPD_MAX_DEFINITIONS", 2_000_000, "10", 10, [*INTEGERS, "0", "1000000001"]),
     "admin_host": ("AVAPD_ADMIN_HOST", "127.0.0.1", "0.0.0.0", "0.0.0.0", []),
     "admin_port": ("AVAPD_ADMIN_PORT", 9464, "9000", 9000, [*INTEGERS, "0", "65536"]),
+    "admin_sources": ("AVAPD_ADMIN_SOURCES", "loopback", "off", "off", ["", "yes", "Loopback"]),
     "drain_seconds": ("AVAPD_DRAIN_SECONDS", 30.0, "5", 5.0, [*SECONDS, "3601"]),
     "pre_drain_seconds": ("AVAPD_PRE_DRAIN_SECONDS", 1.0, "0", 0.0, [*SECONDS, "601"]),
     "orphan_seconds": ("AVAPD_ORPHAN_SECONDS", 15.0, "0", 0.0, [*SECONDS, "3601"]),

@@ -11,9 +11,8 @@ from typing import Any
 import click
 
 from avapd.cli.group import cli, echo_json, echo_table
+from avapd.cli.replicas import statuses
 from avapd.errors import Exit
-
-_PORT = 9464
 
 
 @cli.command()
@@ -22,7 +21,8 @@ _PORT = 9464
 @click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")
 def fleet(hosts: tuple[str, ...], timeout: float, as_json: bool) -> int:
     """List replicas by their admin ports: hash, age, generation. Exit 1 when one is silent or disagrees."""
-    found = asyncio.run(_ask_all(hosts, timeout))
+    answers = asyncio.run(statuses(hosts, timeout))
+    found = [_facts(host, status) for host, status in zip(hosts, answers, strict=True)]
     hashes = Counter(one["version_hash"] for one in found if one["version_hash"])
     common = hashes.most_common(1)[0][0] if hashes else None
     for one in found:
@@ -42,26 +42,15 @@ def fleet(hosts: tuple[str, ...], timeout: float, as_json: bool) -> int:
     return Exit.OK if all(one["agrees"] for one in found) else Exit.FAILED
 
 
-async def _ask_all(hosts: tuple[str, ...], seconds: float) -> list[dict[str, Any]]:
-    import aiohttp  # noqa: PLC0415  # the other commands start faster without
-
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=seconds)) as session:
-        return list(await asyncio.gather(*(_ask(session, host) for host in hosts)))
-
-
-async def _ask(session: Any, host: str) -> dict[str, Any]:
+def _facts(host: str, status: dict[str, Any] | str) -> dict[str, Any]:
     """What a replica says of itself; `age` is the seconds since it last found its table well."""
-    import aiohttp  # noqa: PLC0415
-
     facts = dict.fromkeys(("version_hash", "generation", "count", "age", "source", "error"))
-    # A colon in an IPv6 address stands in brackets.
-    address = host if host.rpartition("]")[2].count(":") else f"{host}:{_PORT}"
+    if isinstance(status, str):
+        return {"host": host, **facts, "error": status}
+    facts |= {name: status.get(name) for name in ("version_hash", "generation", "count", "source")}
     try:
-        async with session.get(f"http://{address}/status") as answer:
-            status = await answer.json()
-        facts |= {name: status.get(name) for name in ("version_hash", "generation", "count", "source")}
         checked = status.get("last_check")
         facts["age"] = time.time() - datetime.fromisoformat(checked).timestamp() if checked else None
-    except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-        facts["error"] = f"no answer: {type(error).__name__}"
+    except (TypeError, ValueError):
+        facts["error"] = "no answer: not a status"
     return {"host": host, **facts}

@@ -16,6 +16,7 @@ ENVIRONMENTS: Final = ("production", "staging", "test", "development")
 # Where clear text must be asked for.
 GUARDED: Final = ("production", "staging")
 ENGINES: Final = ("wire", "grpcio")
+SOURCES_SHOWN: Final = ("loopback", "on", "off")
 NOTIFY_CHANNEL: Final = "avapd_changed"
 # Keys that stand in public samples: they work, with a loud WARN, since refusing them could stop a running platform.
 SAMPLE_KEYS: Final = (
@@ -166,7 +167,13 @@ class Config:
         "AVAPD_ADMIN_PORT",
         parse=parsers.integer(1, 65535),
         default=9464,
-        help="HTTP: `/metrics`, `/livez`, `/readyz`, `/status`",
+        help="HTTP: `/status` (a page in a browser), `/metrics`, `/livez`, `/readyz`",
+    )
+    admin_sources: str = setting(
+        "AVAPD_ADMIN_SOURCES",
+        parse=parsers.choice(*SOURCES_SHOWN),
+        default="loopback",
+        help="whether the admin port shows code and interface of what changed: `loopback` (to this host), `on`, `off`",
     )
     admin_socket: str = setting(
         "AVAPD_ADMIN_SOCKET",

@@ -1,48 +1,96 @@
-"""The admin port: `/metrics`, `/livez`, `/readyz`, `/status` over HTTP, bound to loopback unless set otherwise."""
+"""The admin port over HTTP, bound to loopback unless set otherwise. It is asked without a key, and changes nothing.
+
+    /metrics              Prometheus text, or OpenMetrics for who accepts it
+    /livez  /readyz       200 or 503; one line for each condition with ?verbose, JSON for who accepts it
+    /status               all that is known, as JSON; a page for a browser
+    /changes?generation=  what a publication changed: names, and a unified diff for who may see sources
+
+A page from elsewhere can have a browser on this host ask here, and read the answer if it made its own name mean this
+host (DNS rebinding). So what is bound to loopback answers to names of loopback only, and sources that only this host
+may see ask for such a name as well.
+"""
 
 from __future__ import annotations
 
-import time
-from datetime import UTC, datetime
-from typing import Any
+import ipaddress
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Final
 
 import orjson
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
-from avapd import __version__
+from avapd.config import Config
+from avapd.control import page
 from avapd.control.plane import Plane
-from avapd.errors import SocketError
+from avapd.control.publications import Publications
+from avapd.control.status import Status
+from avapd.control.traffic import Meter
+from avapd.errors import AvapdError, SocketError
+
+_JSON: Final = "application/json"
+# What was answered is true for a moment only, and must not be taken for something else than it says.
+_HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Vary": "Accept"}
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Admin:
     """The HTTP server of the master."""
 
-    def __init__(self, registry: CollectorRegistry, plane: Plane, environment: str) -> None:
+    def __init__(self, registry: CollectorRegistry, plane: Plane, config: Config) -> None:
+        """Needs the running loop."""
         self._registry = registry
-        _, self._poll, self._refresh, self._publisher, self._supervisor, self._notifications = plane
-        self._environment = environment
-        self._started = time.time()
-        self.draining = False
-        app = web.Application()
-        app.router.add_get("/metrics", self._metrics)
-        app.router.add_get("/livez", self._livez)
-        app.router.add_get("/readyz", self._readyz)
-        app.router.add_get("/status", self._status)
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        self._meter = Meter(plane.board)
+        self._status = Status(plane, self._meter, config)
+        self._publications = Publications(plane.refresh.history, plane.publisher)
+        self._sources = config.admin_sources
+        self._local = _is_loopback(config.admin_host.strip("[]"))
+        app = web.Application(middlewares=[self._guarded])
+        for path, handler in (
+            ("/", self._root), ("/status", self._tell), ("/changes", self._changes), ("/metrics", self._metrics),
+            ("/livez", self._livez), ("/readyz", self._readyz),
+        ):  # fmt: skip
+            app.router.add_get(path, handler)
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
 
     async def start(self, host: str, port: int) -> None:
         """Listen. Raises SocketError when the port cannot be had."""
         await self._runner.setup()
+        address = host.strip("[]")
         try:
-            await web.TCPSite(self._runner, host.strip("[]"), port, shutdown_timeout=1.0).start()
+            if address == "::":  # every address, IPv4 included, which asyncio by itself would leave out
+                sock = socket.create_server((address, port), family=socket.AF_INET6, dualstack_ipv6=True)
+                await web.SockSite(self._runner, sock).start()
+            else:
+                await web.TCPSite(self._runner, address, port).start()
         except OSError as error:
             raise SocketError(f"cannot listen on {host} port {port} (AVAPD_ADMIN_PORT): {error.strerror}") from None
+        self._meter.start()
+
+    def drain(self) -> None:
+        """Not ready from now on."""
+        self._status.draining = True
 
     async def stop(self) -> None:
         """Stop listening."""
+        self._meter.stop()
         await self._runner.cleanup()
+
+    @web.middleware
+    async def _guarded(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if self._local and not _names_loopback(request):
+            raise web.HTTPMisdirectedRequest(
+                text="bound to loopback, this answers to localhost and loopback addresses only, not to other names\n"
+            )
+        answer = await handler(request)
+        answer.headers.update(_HEADERS)
+        return answer
+
+    async def _root(self, _request: web.Request) -> web.StreamResponse:
+        return web.Response(status=302, headers={"Location": "status"})
 
     async def _metrics(self, request: web.Request) -> web.Response:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
@@ -51,59 +99,82 @@ class Admin:
     async def _livez(self, _request: web.Request) -> web.Response:
         return web.Response(text="ok\n")
 
-    async def _readyz(self, _request: web.Request) -> web.Response:
-        """Ready while a worker serves; being cut off from the database does not change it (fail open)."""
-        if self.draining:
-            return web.Response(status=503, text="draining\n")
-        if self._supervisor.serving == 0:
-            why = (
-                "no worker serves"
-                if self._publisher.current
-                else f"no catalog yet: {self._poll.last_error or 'loading'}"
+    async def _readyz(self, request: web.Request) -> web.Response:
+        conditions = self._status.conditions()
+        failed = [one for one in conditions if one.required and not one.ok]
+        status = 503 if failed else 200
+        if _quality(request, _JSON) > 0:
+            body = {"ready": not failed, "conditions": [one._asdict() for one in conditions]}
+            return web.Response(body=orjson.dumps(body) + b"\n", content_type=_JSON, status=status)
+        if "verbose" in request.query:
+            lines = [f"[{'+' if one.ok else '-'}]{one.name} {one.mark}: {one.reason}" for one in conditions]
+            lines.append(f"readyz {'failed' if failed else 'passed'}")
+        else:
+            lines = [one.reason for one in failed] or [
+                f"ok: {one.reason}" for one in conditions if one.name == "workers"
+            ]
+        return web.Response(text="\n".join(lines) + "\n", status=status)
+
+    async def _tell(self, request: web.Request) -> web.Response:
+        wants_page = _quality(request, "text/html") > _quality(request, _JSON)
+        if wants_page and request.query.get("format") != "json":
+            conditions = self._status.conditions()
+            text = page.render(self._status.facts(), conditions, self._status.rates(), sources=self._may_see(request))
+            return web.Response(text=text, content_type="text/html", headers=page.HEADERS)
+        facts = self._status.facts(buckets="buckets" in request.query)
+        return web.Response(body=orjson.dumps(facts, option=orjson.OPT_INDENT_2) + b"\n", content_type=_JSON)
+
+    async def _changes(self, request: web.Request) -> web.Response:
+        number = request.query.get("generation", "")
+        if not (number.isascii() and number.isdecimal() and len(number) < 20):
+            return web.Response(text="which generation? ask for /changes?generation=NUMBER\n", status=400)
+        may_see = self._may_see(request)
+        try:
+            text = await self._publications.changes(int(number), sources=may_see)
+        except AvapdError as error:
+            return web.Response(text=f"{error}\n{error.hint}\n", status=404)
+        if not may_see:
+            text += (
+                f"\nCode and interface are not shown here (AVAPD_ADMIN_SOURCES={self._sources}): see `avapd diff`.\n"
             )
-            return web.Response(status=503, text=why + "\n")
-        return web.Response(text=f"ok: {self._supervisor.serving} of {len(self._supervisor.slots)} workers serve\n")
+        return web.Response(text=text)
 
-    async def _status(self, _request: web.Request) -> web.Response:
-        return web.Response(
-            body=orjson.dumps(self._facts(), option=orjson.OPT_INDENT_2) + b"\n", content_type="application/json"
-        )
+    def _may_see(self, request: web.Request) -> bool:
+        """Whether sources may be shown to who asks.
 
-    def _facts(self) -> dict[str, Any]:
-        current, times, refused = self._publisher.current, self._refresh.times, self._refresh.refused
-        return {
-            "version": __version__,
-            "environment": self._environment,
-            "started": _utc(self._started),
-            "count": len(current.view) if current else 0,
-            "generation": self._publisher.generation,
-            "version_hash": current.view.version_hash if current else None,
-            "snapshot_bytes": current.total if current else 0,
-            "source": self._refresh.origin or None,
-            "last_attempt": _utc(times.attempt),
-            "last_check": _utc(times.check),
-            "last_change": _utc(times.change),
-            "last_activation": _utc(times.activation),
-            "database": {"up": self._refresh.source_up, "last_error": self._poll.last_error or None},
-            "listening": self._notifications.listening,
-            "polls": {**self._poll.results, "last_seconds": round(self._poll.duration_last, 4)},
-            "rejected": self._refresh.rejected,
-            "quarantined": self._refresh.quarantine.counts(),
-            "unchecked": len(self._refresh.unchecked),
-            **self._refresh.switches.facts(),
-            "refused": str(refused.error) if refused else None,
-            "workers": [
-                {
-                    "worker": slot.number,
-                    "pid": slot.worker.pid if slot.worker else None,
-                    "state": slot.worker.state.name if slot.worker else "ABSENT",
-                    "generation": slot.worker.generation if slot.worker else 0,
-                    "restarts": slot.restarts,
-                }
-                for slot in self._supervisor.slots
-            ],
-        }
+        With `loopback` only to who came straight from this host: exactly by the addresses that a proxy for others does
+        not use, by a name of loopback, and not for somebody else.
+        """
+        if self._sources != "loopback":
+            return self._sources == "on"
+        proxied = any(name in request.headers for name in ("Forwarded", "X-Forwarded-For", "Via"))
+        came_from = (request.remote or "").removeprefix("::ffff:")  # how an IPv6 socket tells of IPv4
+        return came_from in {"127.0.0.1", "::1"} and _names_loopback(request) and not proxied
 
 
-def _utc(seconds: float) -> str | None:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds") if seconds else None
+def _is_loopback(name: str) -> bool:
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return name.lower().rstrip(".") == "localhost"
+
+
+def _names_loopback(request: web.Request) -> bool:
+    """Whether the Host header means this host; browsers always send one, a client without it is none."""
+    host = request.headers.get("Host", "localhost")
+    if not host.endswith("]") and ":" in host:
+        host = host.rpartition(":")[0]
+    return _is_loopback(host.strip("[]"))
+
+
+def _quality(request: web.Request, kind: str) -> float:
+    """How much a media type is wanted, if it is named in the Accept header (RFC 9110, section 12.5.1); else 0."""
+    for part in ",".join(request.headers.getall("Accept", [])).split(","):
+        name, *parameters = (piece.strip().lower() for piece in part.split(";"))
+        if name == kind:
+            weights = [piece[2:] for piece in parameters if piece.startswith("q=")]
+            try:
+                return float(weights[0]) if weights else 1.0
+            except ValueError:
+                return 0.0
+    return 0.0

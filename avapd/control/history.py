@@ -30,6 +30,12 @@ class UnknownGenerationError(AvapdError):
     hint = "`avapd history` shows what is kept"
 
 
+class TooMuchError(AvapdError):
+    """More was replaced than the asker is ready to look at."""
+
+    hint = "`avapd diff` compares whatever is kept"
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """A publication. `at` is wall clock; `origin` is `database`, `disk`, `rollback` or `operator`.
@@ -103,14 +109,17 @@ class History:
             raise UnknownGenerationError("there is no generation before this one")
         return self.entries[-2]
 
-    def back_to(self, generation: int) -> Changes:
-        """What makes a kept generation of the one that is served. Raises UnknownGenerationError."""
+    def back_to(self, generation: int, most: int = 0) -> Changes:
+        """What makes a kept generation of the one that is served. Raises UnknownGenerationError.
+
+        With `most`, TooMuchError when a publication on the way replaced more octets.
+        """
         self.find(generation)
         changes: dict[bytes, bytes | None] = {}
         for entry in reversed(self.entries):
             if entry.generation == generation:
                 break
-            changes |= unpacked(entry.undo)
+            changes |= unpacked(entry.undo, most)
         return changes
 
 
@@ -128,9 +137,12 @@ def packed(changes: Iterable[tuple[bytes, bytes | memoryview | None]]) -> bytes:
     return b"".join((*parts, deflate.flush()))
 
 
-def unpacked(raw: bytes) -> dict[bytes, bytes | None]:
-    """The changes out of `packed`."""
-    octets, at = zlib.decompress(raw), 0
+def unpacked(raw: bytes, most: int = 0) -> dict[bytes, bytes | None]:
+    """The changes out of `packed`; of nothing, none. With `most`, raises TooMuchError when they are more octets."""
+    inflate = zlib.decompressobj()
+    octets, at = inflate.decompress(raw, most), 0
+    if raw and not inflate.eof:
+        raise TooMuchError("too much was replaced to be compared here")
     changes: dict[bytes, bytes | None] = {}
     while at < len(octets):
         key_size, size, there = _LENGTHS.unpack_from(octets, at)

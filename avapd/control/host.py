@@ -122,8 +122,13 @@ def file_limit() -> int:
     return resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 
 
+def process_status(pid: int) -> str:
+    """What the kernel tells of a process (proc(5), /proc/PID/status); empty when it is gone, or on another system."""
+    return _read(Path(f"/proc/{pid}/status"))
+
+
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="ascii").strip()
+        return path.read_text(encoding="ascii", errors="replace").strip()
     except OSError:
         return ""

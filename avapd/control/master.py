@@ -116,7 +116,7 @@ class Master:
         metrics = registry(plane, config.engine, self._keys)
         if self._certificates is not None:
             metrics.register(self._certificates)
-        self._admin = Admin(metrics, plane, config.environment)
+        self._admin = Admin(metrics, plane, config)
 
     def _refresh_of(self, source: Source) -> Refresh:
         config = self._config
@@ -302,7 +302,7 @@ class Master:
         self._poll.hurry()
 
     async def _stop(self, signals: Signals) -> None:
-        self._admin.draining = True
+        self._admin.drain()
         stopping = asyncio.create_task(self._supervisor.stop(self._config.drain_seconds))
         while not stopping.done():
             heard = asyncio.create_task(signals.next())

@@ -78,14 +78,15 @@ class Quarantine:
                 found[name] = error
         return found
 
-    def facts(self, served: Content | None) -> list[dict[str, Any]]:
-        """What people are shown: each with whether an earlier version is served."""
+    def facts(self, served: Content | None, most: int | None = None) -> list[dict[str, Any]]:
+        """What people are shown: each, or the first by name, with whether an earlier version is served."""
+        shown = sorted(self.held.values()) if most is None else heapq.nsmallest(most, self.held.values())
         return [
             {
                 "name": one.name, "reason": one.reason, "error": one.error, "since": one.since,
                 "served": served is not None and served.get(key_of(one.name)) is not None,
             }
-            for one in sorted(self.held.values())
+            for one in shown
         ]  # fmt: skip
 
 

@@ -346,6 +346,7 @@ class Worker:
         pieces = answer.payload if isinstance(answer.payload, tuple) else (answer.payload,)
         if answer.code != RESOURCE_EXHAUSTED and sum(map(len, pieces)) != view.answer_size:
             raise SnapshotError(f"the whole catalog is answered with {answer.code}, {answer.message}")
+        trial.methods.clear()  # they refer back to it: left to the collector, a few KiB a generation pile up for hours
 
     async def _take_compressed(self, message: Compressed, fd: int) -> None:
         """Map and verify what the master compressed, and send it from now on; or go on without and say why."""

@@ -15,13 +15,14 @@ from avapd.demo.postgres import Postgres
 __all__ = ["Demo"]
 
 _TEXT = """
-  {count} definitions are served on 127.0.0.1:{port}. Try, in another terminal:
+  {count} definitions are served on 127.0.0.1:{port}. http://127.0.0.1:{admin_port} shows how. Try, in another terminal:
 
   export API_KEY={key}{signing}
   {avapd} get addVar{at}
   {avapd} list{at}
   {avapd} sync{at}
   curl -s http://127.0.0.1:{admin_port}/metrics | grep ^avap_
+  {avapd} top 127.0.0.1:{admin_port}
   grpcurl -plaintext -H "x-avap-auth: $API_KEY" -d '{{"name": "addVar"}}' {calls}
   ghz --insecure -m "{{\\"x-avap-auth\\": \\"$API_KEY\\"}}" -d '{{"name": "addVar"}}' -c 10 -n 20000 --call {ghz}
 

@@ -12,7 +12,7 @@ from avapd.control import history as module
 from avapd.control.catalog import Definition
 from avapd.control.difference import difference
 from avapd.control.encode import message
-from avapd.control.history import KEPT, History, UnknownGenerationError, packed, unpacked
+from avapd.control.history import KEPT, History, TooMuchError, UnknownGenerationError, packed, unpacked
 from avapd.control.packer import Packer, Snapshot
 from avapd.shared.snapshot import key_of
 
@@ -55,6 +55,17 @@ def test_changes_come_out_as_they_went_in(changes: dict[bytes, bytes | None]) ->
     assert unpacked(packed(changes.items())) == changes
 
 
+def test_more_than_the_asker_is_ready_for_is_not_unpacked() -> None:
+    """Whatever it was compressed to: one octet more than allowed is too much."""
+    changes: dict[bytes, bytes | None] = {b"key": bytes(100_000)}
+    size = 9 + 3 + 100_000
+    raw = packed(changes.items())
+    assert len(raw) < 1000
+    assert unpacked(raw, size + 1) == changes
+    with pytest.raises(TooMuchError, match="too much"):
+        unpacked(raw, size - 1)
+
+
 def test_generations_are_found_by_number_and_by_hash() -> None:
     """The beginning of a hash is enough; of equal ones the latest; what is not kept says so."""
     history, packer = History(), Packer()
@@ -80,8 +91,11 @@ def test_a_start_goes_on_only_with_the_same_content() -> None:
     second = published(history, packer, first, {"a": "2"})
     same = published(history, packer, None, {"a": "2"})
     assert [entry.generation for entry in history.entries] == [1, 2, 3]
+    again = packer.patch(same, history.back_to(1))
+    assert again.view.version_hash == first.view.version_hash
+    again.close()
     other = published(history, packer, None, {"a": "3"})
-    assert [entry.generation for entry in history.entries] == [4]
+    assert [entry.generation for entry in history.entries] == [other.view.generation]
     for snap in (first, second, same, other):
         snap.close()
 

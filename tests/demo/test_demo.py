@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -231,7 +232,8 @@ def test_the_demo_shows_readable_logs(demo: Running) -> None:
 
 def test_every_printed_line_is_known_here(demo: Running) -> None:
     """So each of them is run below: a new one needs a new test."""
-    kinds = ["export API_KEY=", " get addVar", " list", " sync", "curl ", "grpcurl ", "ghz ", "UPDATE", " get addVar"]
+    tools = ("curl ", " top ", "grpcurl ", "ghz ")
+    kinds = ("export API_KEY=", " get addVar", " list", " sync", *tools, "UPDATE", " get addVar")
     printed = demo.commands()
     assert len(printed) == len(kinds)
     for line, kind in zip(printed, kinds, strict=True):
@@ -259,6 +261,17 @@ def test_the_printed_curl_works(demo: Running) -> None:
     if shutil.which("curl", path=TOOLS) is None:
         pytest.skip("curl is not installed")
     assert f"avap_cache_size {float(len(commands()))}" in demo.shell(demo.line("curl ")).stdout
+
+
+def test_the_printed_top_works(demo: Running) -> None:
+    """It shows that the demo is ready, and how many definitions it serves; the page has them too."""
+    line = demo.line(" top ")
+    shown = demo.shell(line).stdout.splitlines()[1].split()
+    assert (shown[1], str(len(commands())) in shown) == ("ready", True)
+    (page,) = re.findall(r"http://127\.0\.0\.1:\d+(?= shows how)", demo.out)
+    assert line.endswith(page.removeprefix("http://"))
+    with urllib.request.urlopen(urllib.request.Request(page, headers={"Accept": "text/html"}), timeout=10) as answer:
+        assert b"<h1>avapd</h1>" in answer.read()
 
 
 @pytest.mark.parametrize("tool", ["grpcurl", "ghz"])
