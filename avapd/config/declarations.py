@@ -242,6 +242,43 @@ class Config:
         default=0.5,
         help="how long a start checks definitions that no earlier run knew; the rest is checked while it is served",
     )
+    audit_sink_url: str = setting(
+        "AVAPD_AUDIT_SINK_URL",
+        parse=parsers.sink_url,
+        default="",
+        shown="unset",
+        secret=True,
+        help="HTTP(S) address that gets the audit events as lines of JSON, by POST; they are in the log in any case",
+    )
+    audit_sink_token: str = setting(
+        "AVAPD_AUDIT_SINK_TOKEN",
+        parse=parsers.token,
+        default="",
+        shown="unset",
+        secret=True,
+        help="bearer token for it",
+    )
+    echo_request_id: bool = setting(
+        "AVAPD_ECHO_REQUEST_ID",
+        parse=parsers.switch,
+        default=True,
+        shown="on",
+        help="whether `x-request-id` of a call is in the headers of its answer, and in the log when it fails",
+    )
+    otel: bool = setting(
+        "AVAPD_OTEL",
+        parse=parsers.switch,
+        default=False,
+        shown="off",
+        help="traces and metrics by OTLP over HTTP; where to is said by the standard `OTEL_` variables; extra `otel`",
+    )
+    otel_sample_ratio: float = setting(
+        "AVAPD_OTEL_SAMPLE_RATIO",
+        parse=parsers.seconds(0, 1),
+        default=0.0,
+        shown="0",
+        help="share of the calls that are traced though their `traceparent` does not ask for it, where they have none",
+    )
     log_level: str = setting(
         "AVAPD_LOG_LEVEL",
         parse=parsers.choice("DEBUG", "INFO", "WARN", "ERROR"),

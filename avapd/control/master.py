@@ -197,6 +197,8 @@ class Master:
             key_digests=self._keys().key_digests,
             catalog=self._publisher.current is not None,
             spare=spare,
+            trace_ratio=config.otel_sample_ratio if config.otel else None,
+            echo_request_id=config.echo_request_id,
             orphan_seconds=config.orphan_seconds,
             max_stale_seconds=config.max_stale_seconds,
             pre_drain_seconds=config.pre_drain_seconds,

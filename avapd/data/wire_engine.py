@@ -13,11 +13,14 @@ from typing import Final
 
 from avapd.data.auth import AUTHORIZATION, HEADER, Keyring
 from avapd.data.health import Health
+from avapd.data.marks import Marks
+from avapd.data.refusals import AUTH, address
+from avapd.data.reports import Reports
 from avapd.data.service import DENIED, SERVICE, Service, unimplemented
 from avapd.data.streams import Watches
 from avapd.data.tls import Identity
 from avapd.data.wire_port import HealthApplication, WirePort
-from avapd.data.wire_protocol import WireProtocol
+from avapd.data.wire_protocol import Count, Make, WireProtocol
 from avapd.log import Log
 from avapd.shared.board import METHODS, STATUS_OF_CODE, STATUSES, Row
 from avapd.shared.channel import Start
@@ -36,6 +39,8 @@ _HEALTH_CONNECTIONS: Final = 256
 _WARM_CALLS: Final = 20
 _UNCOUNTED: Final = -1
 _SHOWN: Final = 100
+# The outcomes of calls without a right key.
+_DENIED: Final = frozenset(row * len(STATUSES) + STATUSES.index(401) for row in range(len(METHODS)))
 
 
 class DefinitionApplication:
@@ -44,8 +49,11 @@ class DefinitionApplication:
     names = frozenset({HEADER.encode(), AUTHORIZATION.encode()})
 
     def __init__(
-        self, service: Service, watches: Watches, keyring: Callable[[], Keyring], health: Health, log: Log
-    ) -> None:
+        self, service: Service, watches: Watches, keyring: Callable[[], Keyring], health: Health, log: Log,
+        *, marks: Marks | None = None,
+    ) -> None:  # fmt: skip
+        marks = marks or Marks(log)
+        self.noted, self.mark = marks.noted, marks.mark
         self._keyring = keyring
         self._log = log
         self._open = dict(health.methods)
@@ -99,14 +107,23 @@ class WireEngine:
         self._row = row
         self._health = Health()
         self._watches = Watches(service.feed)
-        self._application = DefinitionApplication(service, self._watches, keyring, self._health, log)
+        self.reports = Reports(start, log)
+        self._application = DefinitionApplication(
+            service, self._watches, keyring, self._health, log, marks=self.reports.marks
+        )
         if start.environment == "development":
             from avapd.data.reflection import methods  # noqa: PLC0415  # in development only
 
             self._application.add(methods())
         limits = Limits(**start.limits)  # type: ignore[arg-type]  # each is of its own kind
         self._routes = Routes(self._application, limits)
-        self._port = WirePort(self._routes, self._count, identity, log)
+        count: Count = self._count
+        make: Make = WireProtocol
+        if self.reports.traced is not None:
+            from avapd.data import spans  # noqa: PLC0415  # not there when it is off
+
+            self._routes, count, make = spans.traced(self.reports.traced, self._application, limits, count)
+        self._port = WirePort(self._routes, count, identity, log, make)
         few = dataclasses.replace(limits, connections=min(limits.connections, _HEALTH_CONNECTIONS))
         probes = Routes(HealthApplication(self._health, self._application.failed), few)
         self._health_port = WirePort(probes, self._count, None, log)
@@ -179,7 +196,7 @@ class WireEngine:
 
     # --- counting and time ------------------------------------------------------------------------------------
 
-    def _count(self, finished: list[int], nanoseconds: int) -> None:
+    def _count(self, finished: list[int], nanoseconds: int, member: WireProtocol) -> None:
         """Put calls on the board. All of one read took as long as the read: their answers left together."""
         first = finished[0]
         times = finished.count(first)
@@ -190,6 +207,8 @@ class WireEngine:
         for outcome, number in outcomes:
             if outcome != _UNCOUNTED:
                 self._row.count(*divmod(outcome, len(STATUSES)), nanoseconds, number)
+                if outcome in _DENIED:
+                    self.reports.refusals.note(AUTH, address(member.peer), number)
 
     async def _tick(self) -> None:
         while True:

@@ -24,7 +24,8 @@ _LINGER_SECONDS: Final = 1.0
 # What is due later than this is seen by the next of the seldom ticks, a second apart.
 _SOON_SECONDS: Final = 1.5
 
-Count = Callable[[list[int], int], None]
+Count = Callable[[list[int], int, "WireProtocol"], None]
+Make = Callable[[Routes, "Members", Count], "WireProtocol"]
 
 
 class Members:
@@ -62,7 +63,7 @@ class Members:
 
 
 class WireProtocol(asyncio.Protocol):
-    """A connection. `count` gets the outcomes of calls and how long they took."""
+    """A connection. `count` gets the outcomes of calls, how long they took, and the connection."""
 
     __slots__ = (
         "_blocked_at", "_count", "_full", "_left", "_lingering", "_loop", "_members", "_routes", "_scheduled",
@@ -142,6 +143,11 @@ class WireProtocol(asyncio.Protocol):
             self._flush()
             self._tell()
 
+    @property
+    def peer(self) -> object:
+        """The client's address, as sockets name it."""
+        return self._transport.get_extra_info("peername")
+
     def drain(self) -> None:
         """Say good-bye."""
         self._wire.drain(monotonic())
@@ -203,7 +209,7 @@ class WireProtocol(asyncio.Protocol):
     def _tell(self, nanoseconds: int = 0) -> None:
         """Have the calls that ended counted."""
         if self._wire.finished:
-            self._count(self._wire.finished, nanoseconds)
+            self._count(self._wire.finished, nanoseconds, self)
             self._wire.finished.clear()
 
     # --- ends -------------------------------------------------------------------------------------------------
