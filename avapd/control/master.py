@@ -21,6 +21,7 @@ from typing import Final
 from avapd.config import Config
 from avapd.control import host
 from avapd.control.admin import Admin
+from avapd.control.audit import Audit, Sink
 from avapd.control.backlog import Backlog
 from avapd.control.budget import Budget
 from avapd.control.certificates import Certificates
@@ -40,18 +41,18 @@ from avapd.control.source.listener import Notifications
 from avapd.control.store import Store
 from avapd.control.supervisor import Supervisor
 from avapd.control.validator import validator_of
-from avapd.control.worker import environment
+from avapd.control.worker import Worker, environment
 from avapd.errors import AvapdError, ConfigError, CrashLoopError, Exit
 from avapd.log import Log
 from avapd.shared import board
-from avapd.shared.channel import Keys, Start
+from avapd.shared.channel import Keys, Refusals, Spans, Start
 
 _FRESH_INTERVALS: Final = 3
 # A database that has not answered by then is not waited for when the disk holds a catalog.
 _DISK_AFTER_SECONDS: Final = 0.5
 _SETTLED_SECONDS: Final = 30.0
 # Tasks that are done one day; of the others each runs as long as the service.
-_ENDING: Final = {"boot", "disk", "backlog"}
+_ENDING: Final = {"boot", "disk", "backlog", "audit"}
 _VALIDATORS_MOST: Final = 4
 _LEAST_PRIORITY: Final = 19
 
@@ -111,11 +112,20 @@ class Master:
         self._poll = Poll(self._refresh, self._publisher, log, seconds=config.refresh_seconds)
         self._notifications = Notifications(source.database, config.notify_channel, self._poll.notified, log)
         plane = Plane(self._board, self._poll, self._refresh, self._publisher, self._supervisor, self._notifications)
-        self._operator = Operator(plane, log, keep=self._keep_switches)
+        url, token = config.audit_sink_url, config.audit_sink_token
+        self._audit = Audit(log, Sink(url, token, log) if url else None)
+        self._refresh.note = self._audit.note
+        self._supervisor.on_report = self._note_report
+        self._operator = Operator(plane, log, keep=self._keep_switches, note=self._audit.note)
         metrics = registry(plane, config.engine)
+        metrics.register(self._audit)
         if self._certificates is not None:
             metrics.register(self._certificates)
         self._admin = Admin(metrics, plane, config.environment)
+
+    def _note_report(self, worker: Worker, report: Refusals | Spans) -> None:
+        if isinstance(report, Refusals):
+            self._audit.note_refusals(worker.slot, report.entries)
 
     def _refresh_of(self, source: Source) -> Refresh:
         config = self._config
@@ -228,6 +238,7 @@ class Master:
                 ("notifications", self._notifications.run()),
                 ("disk", self._serve_from_disk()),
                 ("backlog", self._backlog.run()),
+                ("audit", self._audit.run()),
                 ("boot", self._boot()),
             )
         ]
@@ -294,6 +305,7 @@ class Master:
 
     def _handle_hup(self) -> None:
         """Read keys and certificates again and refresh; bad ones change nothing."""
+        before = set(self._config.api_keys)
         try:
             self._config = self._reload()
         except ConfigError as error:
@@ -301,6 +313,8 @@ class Master:
         else:
             self._supervisor.send_keys(self._keys())
             self._log.info("Keys Reloaded", keys=len(self._config.api_keys))
+            if (now := set(self._config.api_keys)) != before:
+                self._audit.note("keys_changed", keys=len(now), added=len(now - before), removed=len(before - now))
         if self._certificates is not None:
             self._certificates.reload()
         self._poll.hurry()
@@ -321,5 +335,6 @@ class Master:
         self._publisher.stop()
         await self._operator.stop()
         await self._admin.stop()
+        await self._audit.finish()
         if self._store is not None:
             await self._store.stop()

@@ -90,6 +90,7 @@ class Refresh:
         self.refused: Refused | None = None
         self.origin = ""
         self.source_up = False
+        self.note: Callable[..., None] = lambda *_, **__: None
         self._source = source
         self._budget = budget or Budget()
         self._publisher = publisher
@@ -238,6 +239,7 @@ class Refresh:
             shown = {printable(one.name, 100): f"{one.reason}: {one.error}" for one in new[:_NAMES_SHOWN]}
             held = len(self.quarantine.held)
             self._log.error("Definitions Quarantined", count=len(new), held=held, definitions=shown)
+            self.note("quarantined", count=len(new), held=held, definitions=shown)
 
     def _afford(self, part: Size, whole: Size | None) -> None:
         """Raise NoRoomError unless there is room for so many changes of the whole."""
@@ -334,6 +336,9 @@ class Refresh:
             bytes=snap.size,
             source=origin,
         )
+        self.note(
+            "published", generation=snap.view.generation, version_hash=version_hash, source=origin, **made.counts()
+        )
         self._tell_missing()
         self.loaded.set()
         entry = await asyncio.to_thread(
@@ -350,6 +355,7 @@ class Refresh:
 
     def _refuse(self, error: RefusedError) -> None:
         self.refused = Refused(error, self._catalog.fingerprint if self._catalog is not None else None)
+        self.note("refused", str(error), reason=error.reason, version_hash=error.version_hash)
 
     async def _take_back(self) -> None:
         """Publish what is served again, under a new generation, for a canary that serves what was stopped."""

@@ -31,7 +31,21 @@ from avapd.control.worker import Worker
 from avapd.errors import ChannelError, CrashLoopError
 from avapd.log import Log
 from avapd.shared.board import Board, State
-from avapd.shared.channel import Ack, Adopt, Booted, Certificates, Drain, Keys, Message, Reject, Release, Start, Want
+from avapd.shared.channel import (
+    Ack,
+    Adopt,
+    Booted,
+    Certificates,
+    Drain,
+    Keys,
+    Message,
+    Refusals,
+    Reject,
+    Release,
+    Spans,
+    Start,
+    Want,
+)
 
 TICK_SECONDS: Final = 0.1
 BOOT_SECONDS: Final = 10.0
@@ -84,6 +98,7 @@ class Supervisor:
     """Starts, watches, replaces and stops the workers of all slots.
 
     `describe(slot, row, spare)` makes the Start message of a new worker, with all that may have changed since the last.
+    `on_report` gets what workers tell that has nothing to do with their lives.
     """
 
     def __init__(
@@ -104,6 +119,7 @@ class Supervisor:
         self._describe = describe
         self._environ = environ
         self._audience = audience
+        self.on_report: Callable[[Worker, Refusals | Spans], None] = lambda _worker, _report: None
         self._log = log
         self._silence_seconds = silence_seconds
         self._workers: dict[int, Worker] = {}  # by pid, the replaced and draining ones included
@@ -223,6 +239,9 @@ class Supervisor:
                 self._audience.rejected(worker, message)
             case Want():
                 self._audience.wanted(worker, message)
+            case Refusals() | Spans():
+                self.on_report(worker, message)
+                return
             case _:
                 self._log.error("Unexpected Message", worker=worker.slot, message=type(message).__name__)
         self._changed.set()
