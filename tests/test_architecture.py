@@ -40,8 +40,9 @@ FILES: dict[str, tuple[str, ...]] = {"data/grpcio_engine.py": ("pb",), "data/ref
 GUARDED: dict[str, tuple[str, ...]] = {
     "asyncpg": ("control/source/connection.py",),
     "prometheus_client": ("control",),
+    "opentelemetry": ("control/otlp.py",),
     "subprocess": ("control", "demo"),
-    "grpc": ("data/grpcio_engine.py", "data/grpcio_doors.py", "client"),
+    "grpc": ("data/grpcio_engine.py", "data/grpcio_doors.py", "data/grpcio_marks.py", "client"),
     **dict.fromkeys(("grpc_health", "grpc_reflection"), ("data/grpcio_engine.py", "data/reflection.py", "client")),
 }
 # What a room must not even take from the standard library.

@@ -29,6 +29,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from avapd import __version__
+from avapd.config import Config
 from avapd.log import Log, Throttle, printable
 
 BUFFER_EVENTS: Final = 10_000
@@ -128,6 +129,11 @@ class Sink:
         held = self._throttle.passes(time.monotonic())
         if held is not None:
             self._log.warn("Audit Not Sent", sink=self.shown, reason=reason, waiting=len(self._lines), held_back=held)
+
+
+def sink_of(config: Config, log: Log) -> Sink | None:
+    """The sink that the settings describe; None without one."""
+    return Sink(config.audit_sink_url, config.audit_sink_token, log) if config.audit_sink_url else None
 
 
 class Audit(Collector):

@@ -21,7 +21,7 @@ from typing import Final
 from avapd.config import Config
 from avapd.control import host
 from avapd.control.admin import Admin
-from avapd.control.audit import Audit, Sink
+from avapd.control.audit import Audit, sink_of
 from avapd.control.backlog import Backlog
 from avapd.control.budget import Budget
 from avapd.control.certificates import Certificates
@@ -40,6 +40,7 @@ from avapd.control.source import Source
 from avapd.control.source.listener import Notifications
 from avapd.control.store import Store
 from avapd.control.supervisor import Supervisor
+from avapd.control.telemetry import telemetry_of
 from avapd.control.validator import validator_of
 from avapd.control.worker import Worker, environment
 from avapd.errors import AvapdError, ConfigError, CrashLoopError, Exit
@@ -52,7 +53,7 @@ _FRESH_INTERVALS: Final = 3
 _DISK_AFTER_SECONDS: Final = 0.5
 _SETTLED_SECONDS: Final = 30.0
 # Tasks that are done one day; of the others each runs as long as the service.
-_ENDING: Final = {"boot", "disk", "backlog", "audit"}
+_ENDING: Final = {"boot", "disk", "backlog", "audit", "telemetry"}
 _VALIDATORS_MOST: Final = 4
 _LEAST_PRIORITY: Final = 19
 
@@ -91,6 +92,7 @@ class Master:
         self._reload = reload
         self._require_database = require_database
         self._on_serving = on_serving
+        self._telemetry = telemetry_of(config, log)
         self._cpus = host.usable_cpus()
         self._count = config.workers or len(self._cpus)
         self._certificates = Certificates(config, log) if config.tls else None
@@ -112,20 +114,26 @@ class Master:
         self._poll = Poll(self._refresh, self._publisher, log, seconds=config.refresh_seconds)
         self._notifications = Notifications(source.database, config.notify_channel, self._poll.notified, log)
         plane = Plane(self._board, self._poll, self._refresh, self._publisher, self._supervisor, self._notifications)
-        url, token = config.audit_sink_url, config.audit_sink_token
-        self._audit = Audit(log, Sink(url, token, log) if url else None)
-        self._refresh.note = self._audit.note
-        self._supervisor.on_report = self._note_report
+        self._audit = Audit(log, sink_of(config, log))
         self._operator = Operator(plane, log, keep=self._keep_switches, note=self._audit.note)
-        metrics = registry(plane, config.engine)
-        metrics.register(self._audit)
+        self._metrics = registry(plane, config.engine)
+        self._admin = Admin(self._metrics, plane, config.environment)
+        self._observe()
+
+    def _observe(self) -> None:
+        """Have audit and telemetry told of what happens, and shown."""
+        self._refresh.note, self._refresh.span = self._audit.note, self._telemetry.span
+        self._supervisor.on_report = self._note_report
+        self._metrics.register(self._audit)
+        self._metrics.register(self._telemetry)
         if self._certificates is not None:
-            metrics.register(self._certificates)
-        self._admin = Admin(metrics, plane, config.environment)
+            self._metrics.register(self._certificates)
 
     def _note_report(self, worker: Worker, report: Refusals | Spans) -> None:
         if isinstance(report, Refusals):
             self._audit.note_refusals(worker.slot, report.entries)
+        else:
+            self._telemetry.take(worker.slot, report)
 
     def _refresh_of(self, source: Source) -> Refresh:
         config = self._config
@@ -239,6 +247,7 @@ class Master:
                 ("disk", self._serve_from_disk()),
                 ("backlog", self._backlog.run()),
                 ("audit", self._audit.run()),
+                ("telemetry", self._telemetry.run(self._metrics)),
                 ("boot", self._boot()),
             )
         ]
@@ -335,6 +344,6 @@ class Master:
         self._publisher.stop()
         await self._operator.stop()
         await self._admin.stop()
-        await self._audit.finish()
+        await asyncio.gather(self._audit.finish(), self._telemetry.finish())
         if self._store is not None:
             await self._store.stop()

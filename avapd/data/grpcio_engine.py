@@ -26,7 +26,7 @@ from avapd.data.auth import Keyring
 from avapd.data.feed import Message
 from avapd.data.grpcio_doors import Doors, credentials_of
 from avapd.data.grpcio_listener import Door, connections_on, say_goaway
-from avapd.data.grpcio_marks import Marked, mark_of
+from avapd.data.grpcio_marks import MarkedCalls
 from avapd.data.health import listing
 from avapd.data.process import open_files
 from avapd.data.refusals import AUTH, address_in
@@ -38,7 +38,7 @@ from avapd.data.tls import Identity
 from avapd.log import Log
 from avapd.shared.board import METHODS, STATUS_OF_CODE, STATUSES, Row
 from avapd.shared.channel import Start
-from avapd.wire.grpc import INTERNAL, OK, UNAVAILABLE, Answer, Mark
+from avapd.wire.grpc import INTERNAL, OK, UNAVAILABLE, Answer
 
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 _COLUMN: Final = {code: STATUSES.index(status) for code, status in STATUS_OF_CODE.items()}
@@ -61,7 +61,6 @@ class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no typ
     ) -> None:
         self._row = row
         self._reports = reports
-        self._noted = {name.decode() for name in reports.marks.noted}
         self.answers: dict[bytes, Answer] = {}
         self._max_header_bytes = max_header_bytes
         self._keyring = keyring
@@ -88,18 +87,6 @@ class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no typ
 
     def service(self, details: Any) -> Any:
         """The handler of a call, by its path and its metadata."""
-        handler = self._found(details)
-        for name, _ in details.invocation_metadata:
-            if name in self._noted:
-                mark = mark_of(self._reports.marks, details.invocation_metadata)
-                return handler if mark is None else _marked(handler, mark, self._method(details.method))
-        return handler
-
-    def _method(self, path: str) -> int:
-        name = path.rpartition("/")[2]
-        return METHODS.index(name) if path in self._handlers else self._unknown
-
-    def _found(self, details: Any) -> Any:
         known = self._handlers.get(details.method)
         if known is None:  # asked last, after health and reflection: what nobody knows ends here
             refuse = self._refuse(self._unknown, unimplemented(details.method))
@@ -212,18 +199,6 @@ class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no typ
         return call
 
 
-def _marked(handler: Any, mark: Mark, method: int) -> Any:
-    """The handler for one call that has a mark."""
-
-    async def call(requests: Any, context: Any) -> Any:
-        behaviour = handler.stream_stream if handler.response_streaming else handler.stream_unary
-        return await Marked(context, mark, method).watch(behaviour, requests)
-
-    if handler.response_streaming:
-        return grpc.stream_stream_rpc_method_handler(call)
-    return grpc.stream_unary_rpc_method_handler(call)
-
-
 class _Health(health.aio.HealthServicer):  # type: ignore[misc]  # grpcio has no types
     """Check and Watch of the library, plus List; `end_watches` ends the streams."""
 
@@ -319,7 +294,7 @@ class GrpcioEngine:
         if start.environment == "development":
             _add_reflection(self._server)
         self._calls = _Calls(service, keyring, row, limits["header_bytes"], self.reports)
-        self._server.add_generic_rpc_handlers((self._calls,))
+        self._server.add_generic_rpc_handlers((MarkedCalls(self._calls, self.reports),))
         self._health_server.add_generic_rpc_handlers((_Unknown(),))
         self._identity = identity
         self._slots = start.slots
