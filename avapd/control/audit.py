@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import random
+import ssl
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -102,7 +103,8 @@ class Sink:
     @staticmethod
     def _session() -> aiohttp.ClientSession:
         # Certificates are verified. No proxy of the environment, no cookies, no redirect: the token goes to one place.
-        return aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), trust_env=False)
+        connector = aiohttp.TCPConnector(ssl=ssl.create_default_context())
+        return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False)
 
     async def _post(self, session: aiohttp.ClientSession, seconds: float) -> bool:
         """Send one batch; whether it was taken."""

@@ -114,14 +114,15 @@ class Master:
         self._poll = Poll(self._refresh, self._publisher, log, seconds=config.refresh_seconds)
         self._notifications = Notifications(source.database, config.notify_channel, self._poll.notified, log)
         plane = Plane(self._board, self._poll, self._refresh, self._publisher, self._supervisor, self._notifications)
+        self._observe(plane)
+
+    def _observe(self, plane: Plane) -> None:
+        """Wire those who look on or give orders."""
+        config, log = self._config, self._log
         self._audit = Audit(log, sink_of(config, log))
         self._operator = Operator(plane, log, keep=self._keep_switches, note=self._audit.note)
         self._metrics = registry(plane, config.engine)
         self._admin = Admin(self._metrics, plane, config.environment)
-        self._observe()
-
-    def _observe(self) -> None:
-        """Have audit and telemetry told of what happens, and shown."""
         self._refresh.note, self._refresh.span = self._audit.note, self._telemetry.span
         self._supervisor.on_report = self._note_report
         self._metrics.register(self._audit)

@@ -168,8 +168,8 @@ def test_no_secret_is_in_a_line() -> None:
     run(test)
 
 
-def test_a_certificate_nobody_vouches_for_is_not_trusted(tmp_path: Path) -> None:
-    """Nothing is sent to a server that cannot prove its name."""
+def test_a_certificate_nobody_vouches_for_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is sent to a server that cannot prove its name; SSL_CERT_FILE says who may vouch for it."""
     made_by = subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1",
          "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "key.pem", "-out", "cert.pem"],
@@ -186,5 +186,9 @@ def test_a_certificate_nobody_vouches_for_is_not_trusted(tmp_path: Path) -> None
                 await until(lambda: bool(lines.said("Audit Not Sent")))
                 assert "Certificate" in lines.said("Audit Not Sent")[0]["reason"]
                 assert (server.asked, sink.sent) == (0, 0)
+            monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
+            async with sending(server.url) as (made, sink, _):
+                made.note("published", generation=1)
+                await until(lambda: sink.sent == 1)
 
     run(test)

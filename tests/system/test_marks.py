@@ -256,7 +256,8 @@ def test_a_receiver_that_is_ill_disturbs_nobody(serve: Serve, database: Database
 def test_without_the_extra_the_start_says_so(database: Database) -> None:
     """AVAPD_OTEL=on and no opentelemetry: exit 78, and what to install."""
     block = "import sys; sys.modules['opentelemetry'] = None; from avapd.cli import main; sys.exit(main())"
-    env = {"PATH": os.environ["PATH"], "DATABASE_URL": database.reader_url, "API_KEY": KEY, "AVAPD_OTEL": "on"}
+    env = {"PATH": os.environ["PATH"], "DATABASE_URL": database.reader_url, "API_KEY": KEY, "AVAPD_ENV": "test"}
+    env |= {"AVAPD_OTEL": "on"}
     done = subprocess.run(
         [sys.executable, "-P", "-c", block, "serve"], env=env, capture_output=True, text=True, timeout=60, check=False
     )
