@@ -2,7 +2,7 @@
 
 A line is marked `"audit": true`, whatever the log level, and names its `event`; the rest depends on it:
 
-    auth_failed  rate_limited               peer, count, key (its name); summed up by the workers, see data/refusals.py
+    auth_failed  limited                    peer, count, key (its name); summed up by the workers, see data/refusals.py
     order  order_refused                    what (the order), arguments, uid of who gave it, status
     published  refused                      generation, version_hash, source, what changed; or the reason
     quarantined                             the names that are new in it

@@ -29,7 +29,7 @@ from avapd.data.grpcio_listener import Door, connections_on, say_goaway
 from avapd.data.grpcio_marks import MarkedCalls
 from avapd.data.health import listing
 from avapd.data.process import open_files
-from avapd.data.refusals import AUTH, address_in
+from avapd.data.refusals import REASONS, address_in
 from avapd.data.reports import Reports
 from avapd.data.request import name_in
 from avapd.data.service import DENIED, HEADERS_TOO_LARGE, NO_MESSAGE, SERVICE, Service, unimplemented
@@ -122,10 +122,17 @@ class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no typ
                 count(method, 0, clock() - began)
                 return answer.whole()
             count(method, _COLUMN[answer.code], clock() - began)
+            self._note(answer, context)
             await context.abort(_CODES[answer.code], answer.message)
             raise AssertionError("abort raises")
 
         return call
+
+    def _note(self, answer: Answer, context: Any) -> None:
+        """Have refusals audited."""
+        reason = REASONS.get(STATUS_OF_CODE[answer.code])
+        if reason is not None:
+            self._reports.refusals.note(reason, address_in(context.peer()))
 
     # --- streams ----------------------------------------------------------------------------------------------
 
@@ -192,8 +199,7 @@ class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no typ
 
         async def call(_requests: Any, context: Any) -> None:
             self._row.count(method, _COLUMN[answer.code], 0)
-            if answer is DENIED:
-                self._reports.refusals.note(AUTH, address_in(context.peer()))
+            self._note(answer, context)
             await context.abort(_CODES[answer.code], answer.message)
 
         return call

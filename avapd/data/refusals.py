@@ -11,8 +11,8 @@ from urllib.parse import unquote
 
 from avapd.shared.channel import Refusals as Told
 
-AUTH: Final = "auth_failed"
-RATE: Final = "rate_limited"
+# The events of the audit, by the status that the platform's alerts use: no right key; beyond a limit (rate, size).
+REASONS: Final = {401: "auth_failed", 429: "limited"}
 ADDRESSES: Final = 16
 
 

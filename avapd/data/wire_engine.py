@@ -14,7 +14,7 @@ from typing import Final
 from avapd.data.auth import AUTHORIZATION, HEADER, Keyring
 from avapd.data.health import Health
 from avapd.data.marks import Marks
-from avapd.data.refusals import AUTH, address
+from avapd.data.refusals import REASONS, address
 from avapd.data.reports import Reports
 from avapd.data.service import DENIED, SERVICE, Service, unimplemented
 from avapd.data.streams import Watches
@@ -39,8 +39,12 @@ _HEALTH_CONNECTIONS: Final = 256
 _WARM_CALLS: Final = 20
 _UNCOUNTED: Final = -1
 _SHOWN: Final = 100
-# The outcomes of calls without a right key.
-_DENIED: Final = frozenset(row * len(STATUSES) + STATUSES.index(401) for row in range(len(METHODS)))
+# Outcomes that are events of the audit.
+_REFUSED: Final = {
+    row * len(STATUSES) + STATUSES.index(status): reason
+    for row in range(len(METHODS))
+    for status, reason in REASONS.items()
+}
 
 
 class DefinitionApplication:
@@ -207,8 +211,8 @@ class WireEngine:
         for outcome, number in outcomes:
             if outcome != _UNCOUNTED:
                 self._row.count(*divmod(outcome, len(STATUSES)), nanoseconds, number)
-                if outcome in _DENIED:
-                    self.reports.refusals.note(AUTH, address(member.peer), number)
+                if outcome in _REFUSED:
+                    self.reports.refusals.note(_REFUSED[outcome], address(member.peer), number)
 
     async def _tick(self) -> None:
         while True:

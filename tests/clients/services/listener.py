@@ -56,5 +56,5 @@ def run(call: Call, work: Coroutine[Any, Any, None]) -> None:
     call.on_cancel = cancel
 
 
-def _count_nothing(_finished: list[int], _nanoseconds: int) -> None:
+def _count_nothing(_outcomes: list[int], _nanoseconds: int, _member: WireProtocol) -> None:
     return
