@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from typing import Final
+from urllib.parse import urlsplit
 
 from avapd.config import parsers
 from avapd.config.setting import setting
@@ -21,6 +22,8 @@ SAMPLE_KEYS: Final = (
     "avap-secret-key", "change-me-change-me", "change-me-in-production", "changeme", "example", "secret-key",
     "supersecretkey123", "test-key", "your-api-key", "your-api-key-here", "your-secret-key-here",
 )  # fmt: skip
+
+_LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 
 _KIB, _MIB, _GIB = 1 << 10, 1 << 20, 1 << 30
 
@@ -315,4 +318,6 @@ class Config:
                 "the connection to the database is not verified (sslmode below verify-full): whoever answers gets the "
                 "password; set AVAPD_DATABASE_CA_FILE"
             )
+        if self.audit_sink_url.startswith("http://") and urlsplit(self.audit_sink_url).hostname not in _LOOPBACK:
+            found.append("AVAPD_AUDIT_SINK_URL is http: events and token can be read on their way")
         return found

@@ -13,6 +13,7 @@ from __future__ import annotations
 import random
 import re
 from functools import partial
+from math import inf, log, log1p
 from time import perf_counter_ns, time_ns
 from typing import Any, Final
 
@@ -107,13 +108,14 @@ class TracedMarks(Marks):
         self.noted |= {TRACEPARENT}
         self.spans = Spans()
         self._ratio = ratio
-        self.left = float("inf")
-        self._draw()
+        self.left = self._draw() - 1
 
-    def _draw(self) -> None:
-        """How many calls it is to the next one: an exponential distribution has no rhythm."""
-        if self._ratio:
-            self.left = random.expovariate(self._ratio)
+    def _draw(self) -> float:
+        """How many calls it is to the next one, if each had the same chance: a geometric distribution has no rhythm."""
+        if not self._ratio:
+            return inf
+        chance = 1 - random.random()  # noqa: S311  # spreads, hides nothing
+        return 1 if self._ratio == 1 else int(log(chance) / log1p(-self._ratio)) + 1
 
     def mark(self, fields: list[Field]) -> Mark | None:
         """The mark of a call with these headers, if there is any use in one."""
@@ -129,7 +131,7 @@ class TracedMarks(Marks):
 
     def root(self, request_id: bytes = b"") -> SpanMark:
         """The mark of a call that chance has picked."""
-        self._draw()
+        self.left = self._draw()
         return SpanMark(self, request_id, f"{random.getrandbits(128) or 1:032x}", "")
 
 
