@@ -7,6 +7,7 @@ A line is marked `"audit": true`, whatever the log level, and names its `event`;
     published  refused                      generation, version_hash, source, what changed; or the reason
     quarantined                             the names that are new in it
     keys_changed                            how many there are, were added and removed
+    certificates_changed, _refused          when the new ones expire; or the reason
 
 The sink gets the same lines by POST, in batches, with a bearer token. It never delays anything: events wait in a
 bounded buffer, and what finds it full is dropped and counted. A batch that was not taken is sent again, later and

@@ -129,6 +129,7 @@ class Master:
         self._metrics.register(self._telemetry)
         if self._certificates is not None:
             self._metrics.register(self._certificates)
+            self._certificates.note = self._audit.note
 
     def _note_report(self, worker: Worker, report: Refusals | Spans) -> None:
         if isinstance(report, Refusals):
