@@ -30,22 +30,9 @@ from avapd.control.listeners import BACKLOG
 from avapd.control.worker import Worker
 from avapd.errors import ChannelError, CrashLoopError
 from avapd.log import Log
+from avapd.shared import channel
 from avapd.shared.board import Board, State
-from avapd.shared.channel import (
-    Ack,
-    Adopt,
-    Booted,
-    Certificates,
-    Drain,
-    Keys,
-    Message,
-    Refusals,
-    Reject,
-    Release,
-    Spans,
-    Start,
-    Want,
-)
+from avapd.shared.channel import Ack, Adopt, Booted, Certificates, Drain, Keys, Message, Reject, Release, Start, Want
 
 TICK_SECONDS: Final = 0.1
 BOOT_SECONDS: Final = 10.0
@@ -119,7 +106,7 @@ class Supervisor:
         self._describe = describe
         self._environ = environ
         self._audience = audience
-        self.on_report: Callable[[Worker, Refusals | Spans], None] = lambda _worker, _report: None
+        self.on_report: Callable[[Worker, channel.Refusals | channel.Spans], None] = lambda _worker, _report: None
         self._log = log
         self._silence_seconds = silence_seconds
         self._workers: dict[int, Worker] = {}  # by pid, the replaced and draining ones included
@@ -239,7 +226,7 @@ class Supervisor:
                 self._audience.rejected(worker, message)
             case Want():
                 self._audience.wanted(worker, message)
-            case Refusals() | Spans():
+            case channel.Refusals() | channel.Spans():
                 self.on_report(worker, message)
                 return
             case _:
