@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import trustme
 from support.lines import Lines
 from support.server import free_port
 from support.sink import HttpSink
@@ -170,14 +170,9 @@ def test_no_secret_is_in_a_line() -> None:
 
 def test_a_certificate_nobody_vouches_for_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is sent to a server that cannot prove its name; SSL_CERT_FILE says who may vouch for it."""
-    made_by = subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1",
-         "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "key.pem", "-out", "cert.pem"],
-        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60,
-    )  # fmt: skip
-    assert made_by.returncode == 0, made_by.stderr
-    both = tmp_path / "both.pem"
-    both.write_text((tmp_path / "key.pem").read_text() + (tmp_path / "cert.pem").read_text())
+    authority, both = trustme.CA(), tmp_path / "both.pem"
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(both)
 
     async def test() -> None:
         with HttpSink(certificate=both) as server:
@@ -186,7 +181,7 @@ def test_a_certificate_nobody_vouches_for_is_not_trusted(tmp_path: Path, monkeyp
                 await until(lambda: bool(lines.said("Audit Not Sent")))
                 assert "Certificate" in lines.said("Audit Not Sent")[0]["reason"]
                 assert (server.asked, sink.sent) == (0, 0)
-            monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
+            monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
             async with sending(server.url) as (made, sink, _):
                 made.note("published", generation=1)
                 await until(lambda: sink.sent == 1)
