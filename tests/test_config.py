@@ -411,7 +411,7 @@ def test_an_audit_sink_in_the_clear_is_warned_of() -> None:
     """Events and token could be read on their way; not on the host itself, and not over https."""
     for url, warned in (("http://u:p@sink.example/", 1), ("http://127.0.0.1:1/", 0), ("https://sink.example/", 0)):
         warnings = config.load({**GOOD, "AVAPD_AUDIT_SINK_URL": url}).warnings()
-        assert len(warnings) == warned
+        assert sum("AVAPD_AUDIT_SINK_URL" in warning for warning in warnings) == warned
         assert "sink.example" not in "".join(warnings)
 
 
