@@ -128,21 +128,28 @@ class Log:
         """What ends the process."""
         self._write(4, msg, fields)
 
+    def audit(self, event: str, **fields: object) -> bytes:
+        """What must be told at any level; the line of JSON, also where people read another one."""
+        return self._emit(1, "Audit", {"audit": True, "event": event, **fields})
+
     def close(self) -> None:
         """Flush, bounded in time."""
         self._sink.close()
 
     def _write(self, level: int, msg: str, fields: dict[str, object]) -> None:
-        if level < self._threshold:
-            return
+        if level >= self._threshold:
+            self._emit(level, msg, fields)
+
+    def _emit(self, level: int, msg: str, fields: dict[str, object]) -> bytes:
         fields = {**self._fields, **fields}
         if (dropped := self._sink.dropped) != self._told_dropped:
             self._told_dropped = dropped
             fields["log_lines_dropped"] = dropped
         now = datetime.now(UTC)
         harmless = {key: _harmless(value) for key, value in fields.items()}
-        render = self._people if self._readable else self._json
-        self._sink.put(render(now, LEVELS[level], printable(msg), harmless))
+        line = self._json(now, LEVELS[level], printable(msg), harmless)
+        self._sink.put(self._people(now, LEVELS[level], printable(msg), harmless) if self._readable else line)
+        return line
 
     def _json(self, now: datetime, level: str, msg: str, fields: dict[str, object]) -> bytes:
         ts = now.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -40,9 +40,13 @@ FILES: dict[str, tuple[str, ...]] = {"data/grpcio_engine.py": ("pb",), "data/ref
 GUARDED: dict[str, tuple[str, ...]] = {
     "asyncpg": ("control/source/connection.py",),
     "prometheus_client": ("control",),
+    "opentelemetry": ("control/otlp.py",),
     "subprocess": ("control", "demo"),
-    "grpc": ("data/grpcio_engine.py", "data/grpcio_doors.py", "client"),
-    **dict.fromkeys(("grpc_health", "grpc_reflection"), ("data/grpcio_engine.py", "data/reflection.py", "client")),
+    "grpc": (*(f"data/grpcio_{name}.py" for name in ("engine", "doors", "health", "marks")), "client"),
+    **dict.fromkeys(
+        ("grpc_health", "grpc_reflection"),
+        ("data/grpcio_engine.py", "data/grpcio_health.py", "data/reflection.py", "client"),
+    ),
 }
 # What a room must not even take from the standard library.
 NEVER: dict[str, tuple[str, ...]] = {"wire": ("asyncio", "socket", "os", "time", "threading", "logging")}

@@ -81,6 +81,9 @@ CASES: dict[str, tuple[str, Any, str, Any, list[str]]] = {
     ),
     "check_interface": ("AVAPD_CHECK_INTERFACE", True, "off", False, ["", "true", "1", "ON"]),
     "start_check_seconds": ("AVAPD_START_CHECK_SECONDS", 0.5, "0", 0.0, [*SECONDS, "3601"]),
+    "echo_request_id": ("AVAPD_ECHO_REQUEST_ID", True, "off", False, ["", "true", "1", "ON"]),
+    "otel": ("AVAPD_OTEL", False, "on", True, ["", "true", "1", "ON"]),
+    "otel_sample_ratio": ("AVAPD_OTEL_SAMPLE_RATIO", 0.0, "0.25", 0.25, [*SECONDS, "1.5"]),
     "log_level": ("AVAPD_LOG_LEVEL", "INFO", "DEBUG", "DEBUG", ["", "debug", "TRACE"]),
 }  # fmt: skip
 for _limit in dataclasses.fields(Limits):  # each is declared in wire/limits.py
@@ -88,7 +91,10 @@ for _limit in dataclasses.fields(Limits):  # each is declared in wire/limits.py
     _text = f"{_low:g}" if isinstance(_limit.default, float) else str(_low)
     _refused = SECONDS if isinstance(_limit.default, float) else INTEGERS
     CASES[f"limit_{_limit.name}"] = (f"AVAPD_LIMIT_{_limit.name.upper()}", _limit.default, _text, _low, _refused)
-SECRETS = {"database_url": "DATABASE_URL", "api_keys": "API_KEY", "signing_key": "SIGNING_KEY"}
+SECRETS = {
+    "database_url": "DATABASE_URL", "api_keys": "API_KEY", "signing_key": "SIGNING_KEY",
+    "audit_sink_url": "AVAPD_AUDIT_SINK_URL", "audit_sink_token": "AVAPD_AUDIT_SINK_TOKEN",
+}  # fmt: skip
 # Wherever a secret stands below, `MARK` is in it.
 MARK = "s3cr3t"
 secret_texts = st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), max_size=40).map(MARK.__add__)
@@ -406,6 +412,14 @@ def test_the_health_port_is_a_port_of_its_own(other: str) -> None:
     assert problem.startswith("AVAPD_HEALTH_PORT ")
 
 
+def test_an_audit_sink_in_the_clear_is_warned_of() -> None:
+    """Events and token could be read on their way; not on the host itself, and not over https."""
+    for url, warned in (("http://u:p@sink.example/", 1), ("http://127.0.0.1:1/", 0), ("https://sink.example/", 0)):
+        warnings = config.load({**GOOD, "AVAPD_AUDIT_SINK_URL": url}).warnings()
+        assert sum("AVAPD_AUDIT_SINK_URL" in warning for warning in warnings) == warned
+        assert "sink.example" not in "".join(warnings)
+
+
 # --- files ------------------------------------------------------------------------------------------------------
 
 
@@ -414,7 +428,7 @@ def test_the_health_port_is_a_port_of_its_own(other: str) -> None:
 def test_a_secret_is_read_from_a_file(tmp_path: Path, field: str, end: str) -> None:
     """By NAME_FILE or by the flag; the line's end does not belong to it."""
     variable = SECRETS[field]
-    text = URL if field == "database_url" else KEY
+    text = {"database_url": URL, "audit_sink_url": "https://user:secret@sink.example/"}.get(field, KEY)
     path = tmp_path / "secret"
     path.write_bytes((text + end).encode())
     environ = {name: value for name, value in GOOD.items() if name != variable}
@@ -553,8 +567,26 @@ def test_secrets_set_twice_are_not_repeated(secret: str) -> None:
 
 def test_a_configuration_does_not_show_its_secrets() -> None:
     """`repr` is what a debugger, a failed assertion or a traceback with locals prints."""
-    loaded = config.load(
-        {**GOOD, "DATABASE_URL": f"postgresql://u:{MARK}@h/db", "API_KEY": MARK * 3, "SIGNING_KEY": MARK}
-    )
+    sink = {"AVAPD_AUDIT_SINK_URL": f"https://u:{MARK}@h/", "AVAPD_AUDIT_SINK_TOKEN": MARK}
+    others = {"DATABASE_URL": f"postgresql://u:{MARK}@h/db", "API_KEY": MARK * 3, "SIGNING_KEY": MARK}
+    loaded = config.load(GOOD | sink | others)
     assert MARK not in repr(loaded)
     assert MARK not in str(loaded)
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("AVAPD_AUDIT_SINK_URL", "sink.example"),
+        ("AVAPD_AUDIT_SINK_URL", f"ftp://u:{MARK}@h/"),
+        ("AVAPD_AUDIT_SINK_URL", f"https://:{MARK}@"),
+        ("AVAPD_AUDIT_SINK_URL", f"https://u:{MARK}@h:port/"),
+        ("AVAPD_AUDIT_SINK_TOKEN", f"{MARK} {MARK}"),
+        ("AVAPD_AUDIT_SINK_TOKEN", f"{MARK}ñ"),
+    ],
+)
+def test_a_malformed_sink_is_refused_and_never_repeated(variable: str, text: str) -> None:
+    """One problem, by the name of its variable."""
+    (problem,) = problems({**GOOD, variable: text})
+    assert problem.startswith(f"{variable} ")
+    assert MARK not in problem

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from typing import Final
+from urllib.parse import urlsplit
 
 from avapd.config import parsers
 from avapd.config.keys import KEY_BYTES, readable_by_others
@@ -23,6 +24,8 @@ SAMPLE_KEYS: Final = (
     "avap-secret-key", "change-me-change-me", "change-me-in-production", "changeme", "example", "secret-key",
     "supersecretkey123", "test-key", "your-api-key", "your-api-key-here", "your-secret-key-here",
 )  # fmt: skip
+
+_LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 
 _KIB, _MIB, _GIB = 1 << 10, 1 << 20, 1 << 30
 
@@ -259,6 +262,43 @@ class Config:
         default=0.5,
         help="how long a start checks definitions that no earlier run knew; the rest is checked while it is served",
     )
+    audit_sink_url: str = setting(
+        "AVAPD_AUDIT_SINK_URL",
+        parse=parsers.sink_url,
+        default="",
+        shown="unset",
+        secret=True,
+        help="HTTP(S) address that gets the audit events as lines of JSON, by POST; they are in the log in any case",
+    )
+    audit_sink_token: str = setting(
+        "AVAPD_AUDIT_SINK_TOKEN",
+        parse=parsers.token,
+        default="",
+        shown="unset",
+        secret=True,
+        help="bearer token for it",
+    )
+    echo_request_id: bool = setting(
+        "AVAPD_ECHO_REQUEST_ID",
+        parse=parsers.switch,
+        default=True,
+        shown="on",
+        help="whether `x-request-id` of a call is in the headers of its answer, and in the log when it fails",
+    )
+    otel: bool = setting(
+        "AVAPD_OTEL",
+        parse=parsers.switch,
+        default=False,
+        shown="off",
+        help="traces and metrics by OTLP over HTTP; where to is said by the standard `OTEL_` variables; extra `otel`",
+    )
+    otel_sample_ratio: float = setting(
+        "AVAPD_OTEL_SAMPLE_RATIO",
+        parse=parsers.seconds(0, 1),
+        default=0.0,
+        shown="0",
+        help="share of the calls that are traced though their `traceparent` does not ask for it, where they have none",
+    )
     log_level: str = setting(
         "AVAPD_LOG_LEVEL",
         parse=parsers.choice("DEBUG", "INFO", "WARN", "ERROR"),
@@ -297,4 +337,6 @@ class Config:
                 "the connection to the database is not verified (sslmode below verify-full): whoever answers gets the "
                 "password; set AVAPD_DATABASE_CA_FILE"
             )
+        if self.audit_sink_url.startswith("http://") and urlsplit(self.audit_sink_url).hostname not in _LOOPBACK:
+            found.append("AVAPD_AUDIT_SINK_URL is http: events and token can be read on their way")
         return found

@@ -118,3 +118,22 @@ def switch(text: str) -> bool:
 def consent(text: str) -> bool:
     """`1` for yes, `0` for no."""
     return choice("0", "1")(text) == "1"
+
+
+def sink_url(text: str) -> str:
+    """Where to POST to."""
+    try:
+        parts = urlsplit(text)
+        _ = parts.port
+    except ValueError:
+        raise ValueError("is not a URL") from None
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("must begin with https:// or http:// and name a host")
+    return text
+
+
+def token(text: str) -> str:
+    """What can stand in a header."""
+    if not re.fullmatch(r"[!-~]+", text):
+        raise ValueError("must be printable ASCII without blanks: it travels as a request header")
+    return text

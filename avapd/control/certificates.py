@@ -171,7 +171,7 @@ def _reason(error: ssl.SSLError) -> str:
 
 
 class Certificates(Collector):
-    """What the workers show, for as long as the service runs, and its metrics."""
+    """What the workers show, for as long as the service runs, and its metrics. `note` is told of changes."""
 
     def __init__(self, config: Config, log: Log) -> None:
         """Read the files and prove them. Raises CertificateError."""
@@ -181,6 +181,7 @@ class Certificates(Collector):
         self._suspect: Contents | str | None = None  # what was wrong at the last look
         self._refused: Contents | str | None = None  # and what was told of
         self._publish: Callable[[Message, int], None] = lambda _message, _fd: None
+        self.note: Callable[..., None] = lambda *_, **__: None
         self._contents = read(config)
         self._bundle = prove(self._contents)
         self._fd = _sealed(self._bundle.pem)
@@ -225,12 +226,14 @@ class Certificates(Collector):
                 self._refused = wrong
                 self._results["failed"] += 1
                 self._log.error("Certificates Refused", error=str(error), hint="the old ones are shown on")
+                self.note("certificates_refused", str(error))
             self._suspect = wrong
             return
         self._contents, self._suspect, self._refused = found, None, None
         self._results["loaded"] += 1
         before, self._fd = self._fd, _sealed(self._bundle.pem)
         self._show()
+        self.note("certificates_changed", **{f"{name}_expires": _utc(at) for name, at in self._bundle.expires.items()})
         os.close(before)
 
     def _show(self) -> None:

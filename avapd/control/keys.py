@@ -38,6 +38,7 @@ class KeyFile(Collector):
         self._board = board
         self._log = log
         self._tell = tell
+        self.note: Callable[..., None] = lambda *_, **__: None
         self._columns: dict[str, int] = {}
         self._before: dict[int, tuple[int, int]] = {}  # what a column had counted for the name it had before
         self._state = self._look()
@@ -89,6 +90,7 @@ class KeyFile(Collector):
         if keys != self.keys:
             self.keys = keys
             self._tell(self.message())
+            self.note("keys_changed", keys=len(keys), added=sorted(now - was), removed=sorted(was - now))
         self._log.info("Keys Reloaded", keys=len(keys), added=sorted(now - was), removed=sorted(was - now))
 
     def _tell_ended(self) -> None:

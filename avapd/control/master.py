@@ -20,6 +20,7 @@ from typing import Final
 from avapd.config import Config
 from avapd.control import host
 from avapd.control.admin import Admin
+from avapd.control.audit import Audit, sink_of
 from avapd.control.backlog import Backlog
 from avapd.control.budget import Budget
 from avapd.control.certificates import Certificates
@@ -39,19 +40,20 @@ from avapd.control.source import Source
 from avapd.control.source.listener import Notifications
 from avapd.control.store import Store
 from avapd.control.supervisor import Supervisor
+from avapd.control.telemetry import telemetry_of
 from avapd.control.validator import validator_of
-from avapd.control.worker import environment
+from avapd.control.worker import Worker, environment
 from avapd.errors import AvapdError, ConfigError, CrashLoopError, Exit
 from avapd.log import Log
 from avapd.shared import board
-from avapd.shared.channel import Start
+from avapd.shared.channel import Refusals, Spans, Start
 
 _FRESH_INTERVALS: Final = 3
 # A database that has not answered by then is not waited for when the disk holds a catalog.
 _DISK_AFTER_SECONDS: Final = 0.5
 _SETTLED_SECONDS: Final = 30.0
 # Tasks that are done one day; of the others each runs as long as the service.
-_ENDING: Final = {"boot", "disk", "backlog"}
+_ENDING: Final = {"boot", "disk", "backlog", "audit", "telemetry"}
 _VALIDATORS_MOST: Final = 4
 _LEAST_PRIORITY: Final = 19
 
@@ -90,6 +92,7 @@ class Master:
         self._reload = reload
         self._require_database = require_database
         self._on_serving = on_serving
+        self._telemetry = telemetry_of(config, log)
         self._cpus = host.usable_cpus()
         self._count = config.workers or len(self._cpus)
         self._certificates = Certificates(config, log) if config.tls else None
@@ -112,11 +115,29 @@ class Master:
         self._poll = Poll(self._refresh, self._publisher, log, seconds=config.refresh_seconds)
         self._notifications = Notifications(source.database, config.notify_channel, self._poll.notified, log)
         plane = Plane(self._board, self._poll, self._refresh, self._publisher, self._supervisor, self._notifications)
-        self._operator = Operator(plane, log, keep=self._keep_switches)
-        metrics = registry(plane, config.engine, self._keys)
+        self._observe(plane)
+
+    def _observe(self, plane: Plane) -> None:
+        """Wire those who look on or give orders."""
+        config, log = self._config, self._log
+        self._audit = Audit(log, sink_of(config, log))
+        self._operator = Operator(plane, log, keep=self._keep_switches, note=self._audit.note)
+        self._metrics = registry(plane, config.engine, self._keys)
+        self._admin = Admin(self._metrics, plane, config)
+        self._keys.note = self._audit.note
+        self._refresh.note, self._refresh.span = self._audit.note, self._telemetry.span
+        self._supervisor.on_report = self._note_report
+        self._metrics.register(self._audit)
+        self._metrics.register(self._telemetry)
         if self._certificates is not None:
-            metrics.register(self._certificates)
-        self._admin = Admin(metrics, plane, config)
+            self._metrics.register(self._certificates)
+            self._certificates.note = self._audit.note
+
+    def _note_report(self, worker: Worker, report: Refusals | Spans) -> None:
+        if isinstance(report, Refusals):
+            self._audit.note_refusals(worker.slot, report.entries)
+        else:
+            self._telemetry.take(worker.slot, report)
 
     def _refresh_of(self, source: Source) -> Refresh:
         config = self._config
@@ -195,6 +216,8 @@ class Master:
             keys=self._keys.message().keys,
             catalog=self._publisher.current is not None,
             spare=spare,
+            trace_ratio=config.otel_sample_ratio if config.otel else None,
+            echo_request_id=config.echo_request_id,
             orphan_seconds=config.orphan_seconds,
             max_stale_seconds=config.max_stale_seconds,
             pre_drain_seconds=config.pre_drain_seconds,
@@ -225,6 +248,8 @@ class Master:
                 ("notifications", self._notifications.run()),
                 ("disk", self._serve_from_disk()),
                 ("backlog", self._backlog.run()),
+                ("audit", self._audit.run()),
+                ("telemetry", self._telemetry.run(self._metrics)),
                 ("boot", self._boot()),
             )
         ]
@@ -317,5 +342,6 @@ class Master:
         self._publisher.stop()
         await self._operator.stop()
         await self._admin.stop()
+        await asyncio.gather(self._audit.finish(), self._telemetry.finish())
         if self._store is not None:
             await self._store.stop()

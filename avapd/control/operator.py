@@ -61,12 +61,15 @@ def admin_socket(setting: str, port: int) -> str:
 
 
 class Operator:
-    """Carries out orders. `keep` writes the switches down."""
+    """Carries out orders. `keep` writes the switches down, `note` is told who ordered what."""
 
-    def __init__(self, plane: Plane, log: Log, *, keep: Callable[[], None]) -> None:
+    def __init__(
+        self, plane: Plane, log: Log, *, keep: Callable[[], None], note: Callable[..., None] = lambda *_, **__: None
+    ) -> None:
         _, self._poll, self._refresh, self._publisher, self._supervisor, _ = plane
         self._log = log
         self._keep = keep
+        self._note = note
         app = web.Application(middlewares=[self._guarded])
         orders = (
             self._order_refresh, self._order_wait, self._order_approve, self._order_rollback, self._order_freeze,
@@ -98,13 +101,20 @@ class Operator:
     async def _guarded(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         transport = request.transport
         sock = transport.get_extra_info("socket") if transport is not None else None
+        user = -1
         if sock is not None and hasattr(socket, "SO_PEERCRED"):
             raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
             _, user, _ = _CREDENTIALS.unpack(raw)
             if user not in {0, os.geteuid()}:
                 self._log.warn("Order Refused", user=user, order=request.path)
+                self._note("order_refused", request.path.strip("/"), uid=user)
                 return web.json_response({"error": "only root and the user of the master may order"}, status=403)
-        return await handler(request)
+        if request.method != "POST":
+            return await handler(request)
+        arguments = printable((await request.read()).decode("utf-8", "replace"), 200)
+        answer = await handler(request)
+        self._note("order", request.path.strip("/"), arguments=arguments, uid=user, status=answer.status)
+        return answer
 
     # --- the table --------------------------------------------------------------------------------------------
 

@@ -31,6 +31,7 @@ from avapd.control.publisher import Publisher
 from avapd.control.quarantine import Held, Known, Quarantine, Screening
 from avapd.control.source import Fingerprint, Mark, Size, Source
 from avapd.control.source.source import Wanted
+from avapd.control.telemetry import Span, no_span
 from avapd.control.validator import Validator
 from avapd.errors import SnapshotError
 from avapd.log import Log, printable
@@ -67,9 +68,9 @@ class Refresh:
     """Turns what the source holds into what is served.
 
     `loaded` is set once a catalog is served; `on_checked` is called whenever the source was found well, `on_published`
-    with each new entry of the history. `recall` gives what an earlier run is known to have served, by key; only what is
-    new beside it has to be validated at the start, for `start_seconds`: the rest is `unchecked`, by key, until the
-    backlog was worked off.
+    with each new entry of the history. `note` is told what is to be audited, `span` traces. `recall` gives what an
+    earlier run is known to have served, by key; only what is new beside it has to be validated at the start, for
+    `start_seconds`: the rest is `unchecked`, by key, until the backlog was worked off.
     """
 
     def __init__(
@@ -90,6 +91,8 @@ class Refresh:
         self.refused: Refused | None = None
         self.origin = ""
         self.source_up = False
+        self.note: Callable[..., None] = lambda *_, **__: None
+        self.span: Span = no_span
         self._source = source
         self._budget = budget or Budget()
         self._publisher = publisher
@@ -113,6 +116,12 @@ class Refresh:
 
     async def look(self) -> str:
         """One look; how it ended: `published`, `unchanged` or `frozen`. Raises AvapdError when it failed."""
+        with self.span("refresh") as tell:
+            result = await self._look_once()
+            tell(**{"avapd.result": result})
+        return result
+
+    async def _look_once(self) -> str:
         async with self._publishing:
             began = time.monotonic()
             self.times.attempt = time.time()
@@ -238,6 +247,7 @@ class Refresh:
             shown = {printable(one.name, 100): f"{one.reason}: {one.error}" for one in new[:_NAMES_SHOWN]}
             held = len(self.quarantine.held)
             self._log.error("Definitions Quarantined", count=len(new), held=held, definitions=shown)
+            self.note("quarantined", count=len(new), held=held, definitions=shown)
 
     def _afford(self, part: Size, whole: Size | None) -> None:
         """Raise NoRoomError unless there is room for so many changes of the whole."""
@@ -293,6 +303,11 @@ class Refresh:
             return await self._publish(snap, DISK, began)
 
     async def _publish(self, snap: Snapshot, origin: str, began: float) -> Entry:
+        attributes = {"avapd.generation": snap.view.generation, "avapd.source": origin}
+        with self.span("publish", **attributes, **{"avapd.definitions": len(snap.view)}):
+            return await self._roll_out(snap, origin, began)
+
+    async def _roll_out(self, snap: Snapshot, origin: str, began: float) -> Entry:
         before = self._publisher.current.view if self._publisher.current else None
         held = before.answer() if before is not None else ()  # keeps its memory mapped until the history is written
         self.times.change = time.time()
@@ -324,16 +339,10 @@ class Refresh:
         self.times.activation = time.time()
         self.origin = origin
         self.switches.approved.discard(version_hash)
-        self._log.info(
-            "Definitions Broadcasted",
-            count=len(snap.view),
-            generation=snap.view.generation,
-            version_hash=version_hash,
-            **made.counts(),
-            duration_ms=ms_since(began),
-            bytes=snap.size,
-            source=origin,
-        )
+        facts = {"generation": snap.view.generation, "version_hash": version_hash, **made.counts(), "source": origin}
+        duration, count = ms_since(began), len(snap.view)
+        self._log.info("Definitions Broadcasted", count=count, duration_ms=duration, bytes=snap.size, **facts)
+        self.note("published", count=count, **facts)
         self._tell_missing()
         self.loaded.set()
         entry = await asyncio.to_thread(
@@ -350,6 +359,7 @@ class Refresh:
 
     def _refuse(self, error: RefusedError) -> None:
         self.refused = Refused(error, self._catalog.fingerprint if self._catalog is not None else None)
+        self.note("refused", str(error), reason=error.reason, version_hash=error.version_hash)
 
     async def _take_back(self) -> None:
         """Publish what is served again, under a new generation, for a canary that serves what was stopped."""

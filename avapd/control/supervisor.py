@@ -30,6 +30,7 @@ from avapd.control.listeners import BACKLOG
 from avapd.control.worker import Worker
 from avapd.errors import ChannelError, CrashLoopError
 from avapd.log import Log
+from avapd.shared import channel
 from avapd.shared.board import Board, State
 from avapd.shared.channel import Ack, Adopt, Booted, Certificates, Drain, Keys, Message, Reject, Release, Start, Want
 
@@ -84,6 +85,7 @@ class Supervisor:
     """Starts, watches, replaces and stops the workers of all slots.
 
     `describe(slot, row, spare)` makes the Start message of a new worker, with all that may have changed since the last.
+    `on_report` gets what workers tell that has nothing to do with their lives.
     """
 
     def __init__(
@@ -104,6 +106,7 @@ class Supervisor:
         self._describe = describe
         self._environ = environ
         self._audience = audience
+        self.on_report: Callable[[Worker, channel.Refusals | channel.Spans], None] = lambda _worker, _report: None
         self._log = log
         self._silence_seconds = silence_seconds
         self._workers: dict[int, Worker] = {}  # by pid, the replaced and draining ones included
@@ -223,6 +226,9 @@ class Supervisor:
                 self._audience.rejected(worker, message)
             case Want():
                 self._audience.wanted(worker, message)
+            case channel.Refusals() | channel.Spans():
+                self.on_report(worker, message)
+                return
             case _:
                 self._log.error("Unexpected Message", worker=worker.slot, message=type(message).__name__)
         self._changed.set()

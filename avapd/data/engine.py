@@ -6,6 +6,7 @@ import socket
 from typing import Protocol
 
 from avapd.data.access import Access
+from avapd.data.reports import Reports
 from avapd.data.service import Service
 from avapd.data.tls import Identity
 from avapd.log import Log
@@ -14,7 +15,9 @@ from avapd.shared.channel import Start
 
 
 class Engine(Protocol):
-    """Serves a `Service` to gRPC clients."""
+    """Serves a `Service` to gRPC clients. `reports` is what the master is to be told now and then."""
+
+    reports: Reports
 
     async def start(self) -> None:
         """Start serving; no socket is open yet."""

@@ -1,7 +1,6 @@
 """The engine on grpcio: `grpc.aio` on uvloop, raw bytes in and out, the service decides what they mean.
 
-Health is grpcio-health-checking's servicer with `List` added and Watch streams that end when the worker drains (else
-each of them would hold the drain up to its last second). Reflection exists in development only.
+Reflection exists in development only.
 
 SyncCatalog goes out as identity here, whatever the client takes: grpcio cannot send a message that is compressed
 already. It only compresses anew for each call, on the event loop, where a large catalog would hold up every other call.
@@ -20,18 +19,20 @@ from typing import Any, Final
 
 import grpc
 import grpc.aio
-from google.protobuf.message import DecodeError
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from avapd.data.access import Access
 from avapd.data.auth import Key
 from avapd.data.failures import address_of
 from avapd.data.feed import Message
 from avapd.data.grpcio_doors import Doors, credentials_of
+from avapd.data.grpcio_health import GrpcioHealth
 from avapd.data.grpcio_listener import Door, connections_on, say_goaway
-from avapd.data.health import listing
+from avapd.data.grpcio_marks import MarkedCalls
 from avapd.data.meter import LIMITED
 from avapd.data.process import open_files
+from avapd.data.refusals import REASONS, address_in
+from avapd.data.reports import Reports
 from avapd.data.request import name_in
 from avapd.data.service import DENIED, HEADERS_TOO_LARGE, NO_MESSAGE, SERVICE, Service, unimplemented
 from avapd.data.streams import BAD_REQUEST, DEADLINE_EXCEEDED, NOT_LOADED, SHUTTING_DOWN, STALL_SECONDS, STALLED
@@ -60,8 +61,9 @@ _Messages = Callable[[str, Key], AsyncIterator[Message]]
 class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no types
     """Routes by the exact bytes of the path to handlers made once; a wrong key is routed to a handler that says so."""
 
-    def __init__(self, service: Service, access: Access, row: Row, max_header_bytes: float) -> None:
+    def __init__(self, service: Service, access: Access, row: Row, max_header_bytes: float, reports: Reports) -> None:
         self._row = row
+        self._reports = reports
         self.answers: dict[bytes, Answer] = {}
         self._max_header_bytes = max_header_bytes
         self._access = access
@@ -139,10 +141,17 @@ class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no typ
                 count(method, 0, clock() - began)
                 return answer.whole()
             count(method, _COLUMN[answer.code], clock() - began)
+            self._note(answer, context)
             await context.abort(_CODES[answer.code], answer.message)
             raise AssertionError("abort raises")
 
         return call
+
+    def _note(self, answer: Answer, context: Any) -> None:
+        """Have refusals audited."""
+        reason = REASONS.get(STATUS_OF_CODE[answer.code])
+        if reason is not None:
+            self._reports.refusals.note(reason, address_in(context.peer()))
 
     # --- streams ----------------------------------------------------------------------------------------------
 
@@ -219,65 +228,10 @@ class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no typ
             if answer.sterner is not None and not self._access.failed(address_of(context.peer()), time.monotonic()):
                 said = answer.sterner
             self._row.count(method, _COLUMN[said.code], 0)
+            self._note(said, context)
             await context.abort(_CODES[said.code], said.message)
 
         return call
-
-
-class _Health(health.aio.HealthServicer):  # type: ignore[misc]  # grpcio has no types
-    """Check and Watch of the library, plus List; `end_watches` ends the streams."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._watches: set[asyncio.Task[None]] = set()
-
-    def handler(self) -> Any:
-        """The handler of the health service. Requests come as raw bytes, so that bad ones end as INTERNAL."""
-        kinds = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler
-        methods = (("Check", kinds[0], self.Check), ("List", kinds[0], self.List), ("Watch", kinds[1], self.Watch))
-        return grpc.method_handlers_generic_handler(
-            health.SERVICE_NAME,
-            {
-                name: kind(
-                    self._parsed(method),
-                    response_serializer=None if name == "List" else health_pb2.HealthCheckResponse.SerializeToString,
-                )
-                for name, kind, method in methods
-            },
-        )
-
-    @staticmethod
-    def _parsed(method: Any) -> Any:
-        async def call(raw: bytes, context: Any) -> Any:
-            try:
-                request = health_pb2.HealthCheckRequest.FromString(raw)
-            except DecodeError:
-                await context.abort(grpc.StatusCode.INTERNAL, "Request is not a valid grpc.health.v1 message")
-            return await method(request, context)
-
-        return call
-
-    async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802
-        if request.service not in self._server_status:
-            await context.abort(grpc.StatusCode.NOT_FOUND, "Unknown health service name")
-        return await super().Check(request, context)
-
-    async def Watch(self, request: Any, context: Any) -> None:  # noqa: N802
-        watch = asyncio.ensure_future(super().Watch(request, context))
-        self._watches.add(watch)
-        try:
-            await asyncio.wait({watch})
-        finally:
-            self._watches.discard(watch)
-            watch.cancel()
-        await context.abort(grpc.StatusCode.UNAVAILABLE, "Server is shutting down")
-
-    async def List(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802
-        return listing(self._server_status)  # younger than the grpcio we may use
-
-    def end_watches(self) -> None:
-        for watch in self._watches:
-            watch.cancel()
 
 
 class _Unknown(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no types
@@ -295,9 +249,10 @@ class GrpcioEngine:
     """Serves a `Service` through doors; see grpcio_listener.py for what a door is."""
 
     def __init__(
-        self, service: Service, access: Access, row: Row, start: Start, _log: Log, *, identity: Identity | None
+        self, service: Service, access: Access, row: Row, start: Start, log: Log, *, identity: Identity | None
     ) -> None:
         limits = start.limits
+        self.reports = Reports(start, log)
         options = [
             ("grpc.so_reuseport", 0),
             ("grpc.max_receive_message_length", limits["request_bytes"]),
@@ -311,13 +266,13 @@ class GrpcioEngine:
         ]
         self._server = grpc.aio.server(options=options)
         self._health_server = grpc.aio.server(options=options)
-        self._health = _Health()
+        self._health = GrpcioHealth()
         for server in (self._server, self._health_server):
             server.add_generic_rpc_handlers((self._health.handler(),))
         if start.environment == "development":
             _add_reflection(self._server)
-        self._calls = _Calls(service, access, row, limits["header_bytes"])
-        self._server.add_generic_rpc_handlers((self._calls,))
+        self._calls = _Calls(service, access, row, limits["header_bytes"], self.reports)
+        self._server.add_generic_rpc_handlers((MarkedCalls(self._calls, self.reports),))
         self._health_server.add_generic_rpc_handlers((_Unknown(),))
         self._identity = identity
         self._slots = start.slots

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
 from avapd.errors import ChannelError
@@ -27,6 +28,12 @@ class Link:
             self._channel.send(message)
         except OSError:
             return
+
+    def free(self) -> bool:
+        """Whether the master has read all that was sent to it."""
+        with contextlib.suppress(OSError):
+            self._channel.flush()
+        return not self._channel.pending
 
     def _readable(self) -> None:
         try:

@@ -14,12 +14,15 @@ from typing import Final
 from avapd.data.access import Access, Probes
 from avapd.data.auth import AUTHORIZATION, HEADER, Key
 from avapd.data.health import Health
+from avapd.data.marks import Marks
 from avapd.data.meter import LIMITED
+from avapd.data.refusals import REASONS, address
+from avapd.data.reports import Reports
 from avapd.data.service import DENIED, SERVICE, Service, unimplemented
 from avapd.data.streams import Watches
 from avapd.data.tls import Identity
 from avapd.data.wire_port import HealthApplication, WirePort
-from avapd.data.wire_protocol import WireProtocol
+from avapd.data.wire_protocol import Count, Make, WireProtocol
 from avapd.log import Log
 from avapd.shared.board import CONNECTIONS, METHODS, STATUS_OF_CODE, STATUSES, Row
 from avapd.shared.channel import Start
@@ -42,6 +45,8 @@ _UNCOUNTED: Final = -1
 OUTCOMES: Final = len(METHODS) * len(STATUSES)
 _DENIED: Final = STATUSES.index(401)
 _SHOWN: Final = 100
+# Statuses that are events of the audit, by their place.
+_REFUSED: Final = {STATUSES.index(status): reason for status, reason in REASONS.items()}
 
 
 @cache  # there are as many outcomes as counters on the board
@@ -56,7 +61,18 @@ class DefinitionApplication:
 
     names = frozenset({HEADER.encode(), AUTHORIZATION.encode()})
 
-    def __init__(self, service: Service, watches: Watches, access: Access, health: Health, log: Log) -> None:
+    def __init__(
+        self,
+        service: Service,
+        watches: Watches,
+        access: Access,
+        health: Health,
+        log: Log,
+        *,
+        marks: Marks | None = None,
+    ) -> None:
+        marks = marks or Marks(log)
+        self.noted, self.mark = marks.noted, marks.mark
         self._access = access
         self._log = log
         self._open = dict(health.methods)
@@ -143,14 +159,23 @@ class WireEngine:
         self._access = access
         self._health = Health()
         self._watches = Watches(service.feed)
-        self._application = DefinitionApplication(service, self._watches, access, self._health, log)
+        self.reports = Reports(start, log)
+        self._application = DefinitionApplication(
+            service, self._watches, access, self._health, log, marks=self.reports.marks
+        )
         if start.environment == "development":
             from avapd.data.reflection import methods  # noqa: PLC0415  # in development only
 
             self._application.add(methods())
         limits = Limits(**start.limits)  # type: ignore[arg-type]  # each is of its own kind
         self._routes = Routes(self._application, limits)
-        self._port = WirePort(self._routes, access, self._count, identity, log)
+        count: Count = self._count
+        make: Make = WireProtocol
+        if self.reports.traced is not None:
+            from avapd.data import spans  # noqa: PLC0415  # not there when it is off
+
+            self._routes, count, make = spans.traced(self.reports.traced, self._application, limits, count)
+        self._port = WirePort(self._routes, access, count, identity, log, make=make)
         probes = Routes(HealthApplication(self._health, self._application.failed), limits)
         few = Probes(min(limits.connections, _HEALTH_CONNECTIONS))
         self._health_port = WirePort(probes, few, self._count, None, log)
@@ -225,7 +250,7 @@ class WireEngine:
 
     # --- counting and time ------------------------------------------------------------------------------------
 
-    def _count(self, finished: list[int], nanoseconds: int) -> int:
+    def _count(self, finished: list[int], nanoseconds: int, member: WireProtocol) -> int:
         """Put calls on the board; how many had a wrong key. All of one read took as long as it: they left together."""
         denied = 0
         first = finished[0]
@@ -243,6 +268,8 @@ class WireEngine:
                 self._row.count_key(column, number)
             elif status == _DENIED:
                 denied += number
+            if status in _REFUSED:
+                self.reports.refusals.note(_REFUSED[status], address(member.peer), number)
         return denied
 
     async def _tick(self) -> None:

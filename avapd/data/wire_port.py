@@ -11,7 +11,7 @@ from avapd.data.access import Admission
 from avapd.data.health import Health
 from avapd.data.service import unimplemented
 from avapd.data.tls import Handshakes, Identity
-from avapd.data.wire_protocol import Count, Members, WireProtocol
+from avapd.data.wire_protocol import Count, Make, Members, WireProtocol
 from avapd.log import Log
 from avapd.wire.grpc import Answer, Method
 from avapd.wire.headers import Routes
@@ -25,6 +25,7 @@ class HealthApplication:
     """What the health port serves: health, and nothing else."""
 
     names: frozenset[bytes] = frozenset()
+    noted: frozenset[bytes] = frozenset()
 
     def __init__(self, health: Health, failed: Callable[[bytes, Exception], None]) -> None:
         self._methods = health.methods
@@ -34,25 +35,35 @@ class HealthApplication:
         """By the exact octets of the path."""
         return self._methods.get(path) or unimplemented(path.decode("utf-8", "replace"))
 
+    def mark(self, _fields: list[Field]) -> None:
+        """Nothing is noted of a single call."""
+
     def outcome(self, _path: bytes, _code: int) -> int:
         """Nothing is counted."""
         return _UNCOUNTED
 
 
 class WirePort:
-    """One port. `access` says who may connect, `count` gets the outcomes of calls; with `identity` it speaks TLS."""
+    """One port. `access` says who may connect, `count` gets the outcomes of calls; with `identity` it speaks TLS.
 
-    def __init__(self, routes: Routes, access: Admission, count: Count, identity: Identity | None, log: Log) -> None:
+    `make` makes its connections.
+    """
+
+    def __init__(
+        self, routes: Routes, access: Admission, count: Count, identity: Identity | None, log: Log,
+        *, make: Make = WireProtocol,
+    ) -> None:  # fmt: skip
         self.routes = routes
         self.members = Members()
         self._access = access
         self._count = count
+        self._make = make
         self._servers: dict[int, asyncio.Task[asyncio.Server]] = {}
         self._secured: dict[int, socket.socket] = {}
         self._handshakes = Handshakes(identity, routes.limits, self._protocol, log) if identity is not None else None
 
     def _protocol(self) -> WireProtocol:
-        return WireProtocol(self.routes, self.members, self._access, self._count)
+        return self._make(self.routes, self.members, self._access, self._count)
 
     def open(self, slot: int, listener: socket.socket) -> None:
         """Accept connections of a slot; `listener` is closed when it is shut."""

@@ -29,7 +29,8 @@ _SOON_SECONDS: Final = 1.5
 # How long refusals stay the sterner ones before a connection is tried again.
 _STERN_SECONDS: Final = 1.0
 
-Count = Callable[[list[int], int], int]
+Count = Callable[[list[int], int, "WireProtocol"], int]
+Make = Callable[[Routes, "Members", Admission, Count], "WireProtocol"]
 
 
 class Members:
@@ -67,7 +68,10 @@ class Members:
 
 
 class WireProtocol(asyncio.Protocol):
-    """A connection. `count` gets the outcomes of calls and how long they took, and tells how many had a wrong key."""
+    """A connection.
+
+    `count` gets the outcomes of calls, how long they took, and the connection; it tells how many had a wrong key.
+    """
 
     __slots__ = (
         "_access", "_address", "_blocked_at", "_count", "_full", "_left", "_lingering", "_loop", "_members", "_routes",
@@ -152,6 +156,11 @@ class WireProtocol(asyncio.Protocol):
             self._flush()
             self._tell()
 
+    @property
+    def peer(self) -> object:
+        """The client's address, as sockets name it."""
+        return self._transport.get_extra_info("peername")
+
     def drain(self) -> None:
         """Say good-bye."""
         self._wire.drain(monotonic())
@@ -213,7 +222,7 @@ class WireProtocol(asyncio.Protocol):
     def _tell(self, nanoseconds: int = 0) -> None:
         """Have the calls that ended counted."""
         if self._wire.finished:
-            denied = self._count(self._wire.finished, nanoseconds)
+            denied = self._count(self._wire.finished, nanoseconds, self)
             self._wire.finished.clear()
             if denied and not self._access.failed(self._address, monotonic(), denied):
                 self._wire.stern(True)

@@ -185,6 +185,7 @@ class Worker:
             self._row[words.HEARTBEAT] = time.monotonic_ns()
             if beat % _COUNT_EVERY == 0:
                 self._row[words.CONNECTIONS] = self._engine.connections()
+                self._report()
             if self._access.beat(time.monotonic(), time.time()):
                 self._engine.keys_changed()
             checked = self._board[words.CHECKED]
@@ -194,6 +195,12 @@ class Worker:
                 await self._engine.set_health(FRESHNESS, serving=fresh)
             await self._judge_age(checked)
             await asyncio.sleep(HEARTBEAT_SECONDS)
+
+    def _report(self) -> None:
+        """Once a second: what is more than counters. A master that does not read is not told."""
+        if self._link.free():
+            for message in self._engine.reports.take():
+                self._link.send(message)
 
     async def _judge_age(self, checked: int) -> None:
         """With `max_stale_seconds`: what was not checked for so long, since our start at least, is not served."""
@@ -388,3 +395,4 @@ class Worker:
         if self._health_listener is not None:
             self._health_listener.close()
         await self._engine.stop(max(0.0, left))
+        self._report()

@@ -34,6 +34,7 @@ class Start:
     that a Load follows at once, so that the port is opened only when there is something to serve. A `spare` worker
     never opens it. With `tls` the Certificates come next. `anonymous` asks nobody for a key. `seed` makes every spread
     repeatable.
+    `trace_ratio` is the share of calls that are traced though nobody asked for it; None when nothing is traced.
     """
 
     slot: int
@@ -47,6 +48,8 @@ class Start:
     keys: list[dict[str, Any]]
     catalog: bool
     spare: bool
+    trace_ratio: float | None = None
+    echo_request_id: bool = True
     orphan_seconds: float
     max_stale_seconds: float
     pre_drain_seconds: float
@@ -183,13 +186,35 @@ class Want:
     generation: int
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Refusals:
+    """From a worker, once a second at most: who was refused. Entries are [reason, address, name of the key, calls].
+
+    An empty address stands for all those that were too many to be named.
+    """
+
+    entries: list[list[str | int]]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Spans:
+    """From a worker, once a second at most: calls that were traced, and how many more there was no room for.
+
+    Spans are [method, status, trace, parent or nothing, begin, duration, name of the command, request id], times in
+    nanoseconds.
+    """
+
+    spans: list[list[str | int]]
+    dropped: int
+
+
 Message = (
     Start | Load | LoadPatch | Missing | Compressed | Keys | Certificates | Adopt | Release | Drain
-    | Booted | Ack | Reject | Want
+    | Booted | Ack | Reject | Want | Refusals | Spans
 )  # fmt: skip
 _KINDS: Final = (
     Start, Load, LoadPatch, Missing, Compressed, Keys, Certificates, Adopt, Release, Drain,
-    Booted, Ack, Reject, Want,
+    Booted, Ack, Reject, Want, Refusals, Spans,
 )  # fmt: skip
 _MESSAGES: Final = {kind.__name__: kind for kind in _KINDS}
 DESCRIPTORS: Final = {"Start": 2, "Load": 1, "LoadPatch": 2, "Compressed": 1, "Certificates": 1, "Adopt": 1}

@@ -25,6 +25,7 @@ from avapd.wire.grpc import Answer, Application, Kind, Method, Refused, Response
 from avapd.wire.headers import Head, Known, malformed
 from avapd.wire.hpack import Field
 from avapd.wire.limits import Limits
+from avapd.wire.meaning import Marked
 from avapd.wire.states import Stream, Streams
 from avapd.wire.windows import Outbox
 
@@ -58,7 +59,7 @@ class Calls:
         self.stern = False  # refusals are the sterner ones
         self.finished: list[int] = []
         self.wake_at = inf  # no call needs `expire` before
-        self.on_output: Callable[[], None] = _nothing
+        self.on_output: Callable[[], None] = lambda: None
 
     # --- what the client sends --------------------------------------------------------------------------------
 
@@ -66,12 +67,16 @@ class Calls:
         """A request's headers have come."""
         head, _, timeout = known
         self._now = now
-        method = head.method
         if head.early is not None and not (ended and head.length > 0):
             self._outbox.whole(number, 0, head.early)  # HEADERS alone: nothing can stand in the way
-            self._closed(number, head.early.outcome, ErrorCode.NO_ERROR, ended=ended)
+            self.finished.append(head.early.outcome)
+            if not ended:
+                self._unwanted(number, ErrorCode.NO_ERROR)
             return
+        head, mark = (head.plain, head.mark) if isinstance(head, Marked) else (head, None)
+        method = head.method
         stream = Stream(number, head, self._outbox.initial)
+        stream.mark = mark
         stream.ended = ended
         self._streams.open[number] = stream
         if ended and head.length > 0:
@@ -81,7 +86,8 @@ class Calls:
         stream.expires = now + (self._limits.bidi_seconds if bidi else self._limits.request_seconds)
         self.wake_at = min(self.wake_at, stream.deadline, stream.expires)
         if bidi and method is not None:
-            self._converse(stream, method)
+            stream.call = Call(self, stream)
+            stream.call.receiver = self._tell(stream, method.converse, stream.call)
         if ended:
             self._take(stream, b"")
 
@@ -97,10 +103,6 @@ class Calls:
             raise malformed("content-length is not that of the DATA")
         stream.ended = ended
         self._take(stream, payload)
-
-    def trailers(self, stream: Stream, now: float) -> None:
-        """The client ended the request with trailers (B26)."""
-        self.data(stream, b"", 0, now, ended=True)
 
     # --- requests ---------------------------------------------------------------------------------------------
 
@@ -164,6 +166,8 @@ class Calls:
     def _request(self, stream: Stream, method: Method, request: bytes) -> None:
         """The whole request is there: call the method."""
         head = stream.head
+        if stream.mark is not None:
+            stream.mark.request = request
         response = head.answers.get(request)
         if response is not None:
             self._answer(stream, response)
@@ -178,6 +182,8 @@ class Calls:
 
     def unary(self, head: Head, request: bytes) -> Response | None:
         """The response to the whole request of a unary call, None for other calls."""
+        if isinstance(head, Marked):
+            return head.answered(self._plain, request)
         method = head.method
         if method is None or method.kind is not Kind.UNARY:
             return None
@@ -186,6 +192,9 @@ class Calls:
         except Refused as refused:
             outcome = self._application.outcome(head.path, refused.code)
             return grpc.trailers_only(refused.code, refused.message, outcome, *refused.more)
+
+    def _plain(self, head: Head, request: bytes) -> Response | None:
+        return head.answers.get(request) or self.refusal(head) or self.unary(head, request)
 
     def _ask(self, head: Head, method: Method, request: bytes) -> Response:
         """Call a unary method. Raises Refused."""
@@ -205,12 +214,8 @@ class Calls:
         """Answer a call, begun and complete, whose response does not fit the windows now."""
         self._now = now
         stream = self._streams.open[number]
-        stream.ended = True
+        stream.ended, stream.mark = True, None  # `unary` has seen to the mark
         self._answer(stream, response)
-
-    def _converse(self, stream: Stream, method: Method) -> None:
-        stream.call = Call(self, stream)
-        stream.call.receiver = self._tell(stream, method.converse, stream.call)
 
     def _converse_more(self, stream: Stream, call: Call, payload: bytes) -> None:
         """Octets of a bidirectional call: every whole message is handed on."""
@@ -261,6 +266,8 @@ class Calls:
 
     def _answer(self, stream: Stream, response: Response, code: ErrorCode = ErrorCode.NO_ERROR) -> None:
         """Answer a call: at once if the windows allow, else through the queue."""
+        if stream.mark is not None:
+            response = response.echoing(stream.mark.echo)
         stream.outcome = stream.head.owner + response.outcome
         stream.expires = inf
         if self._outbox.whole(stream.number, stream.window, response):
@@ -278,15 +285,21 @@ class Calls:
 
     def written(self, stream: Stream, code: ErrorCode = ErrorCode.NO_ERROR) -> None:
         """The last octet of an answer is written: the stream is closed (RFC 9113 section 8.1)."""
+        self._end(stream, stream.outcome)
+        if not stream.ended:
+            self._unwanted(stream.number, code)
+
+    def _unwanted(self, number: int, code: ErrorCode) -> None:
+        """The rest of a request is not wanted (B2)."""
+        self._streams.close_early(number)
+        self._outbox.out.append(frames.rst_stream(number, code))
+
+    def _end(self, stream: Stream, outcome: int) -> None:
         del self._streams.open[stream.number]
         self._release(stream)
-        self._closed(stream.number, stream.outcome, code, ended=stream.ended)
-
-    def _closed(self, number: int, outcome: int, code: ErrorCode, *, ended: bool) -> None:
         self.finished.append(outcome)
-        if not ended:  # the rest of the request is not wanted (B2)
-            self._streams.close_early(number)
-            self._outbox.out.append(frames.rst_stream(number, code))
+        if stream.mark is not None:
+            stream.mark.ended(outcome - stream.head.owner)
 
     def _refuse(
         self, stream: Stream, code: int, message: str, *more: Field, reset: ErrorCode = ErrorCode.NO_ERROR
@@ -310,15 +323,12 @@ class Calls:
     def send(self, stream: Stream, message: grpc.Body | tuple[grpc.Body, ...]) -> None:
         """A message of a streaming call."""
         if not stream.headed:
-            self._outbox.begin(stream, grpc.HEAD)
+            self._outbox.begin(stream, grpc.HEAD if stream.mark is None else grpc.HEAD + stream.mark.echo)
         pieces = message if isinstance(message, tuple) else (message,)
         size = sum(map(len, pieces))
-        head = grpc.prefix_of(size)
+        parts = (grpc.prefix_of(size), *pieces)
         try:
-            if size <= _JOIN_BYTES:
-                self._outbox.queue(stream, b"".join((head, *pieces)))
-            else:
-                self._outbox.queue(stream, head, *pieces)
+            self._outbox.queue(stream, *(parts if size > _JOIN_BYTES else (b"".join(parts),)))
         except StreamFault as fault:
             self.reset(stream, fault.code)
         self.wake_at = 0.0
@@ -357,10 +367,8 @@ class Calls:
 
     def close(self, stream: Stream, code: int) -> None:
         """Forget an open stream whose answer is not complete, and tell its application."""
-        del self._streams.open[stream.number]
         self._outbox.drop(stream)
-        self._release(stream)
-        self.finished.append(stream.head.owner + self._application.outcome(stream.head.path, code))
+        self._end(stream, stream.head.owner + self._application.outcome(stream.head.path, code))
         if stream.call is not None:
             self._tell(stream, stream.call.cancelled)
 
@@ -390,7 +398,3 @@ class Calls:
         """The connection is lost: tell the applications."""
         for stream in list(self._streams.open.values()):
             self.close(stream, grpc.CANCELLED)
-
-
-def _nothing() -> None:
-    return

@@ -324,6 +324,10 @@ class Connection:
         """What headers mean has changed; see `Routes.forget`."""
         self._session.heads.forget()
 
+    def read_anew(self, on: bool) -> None:
+        """Whether header blocks that are known by heart are read all the same, so that one of them can be marked."""
+        self._session.heads.read_anew(on)
+
     def _fail(self, code: ErrorCode, debug: str) -> None:
         """Tell the client what was wrong; nothing is written after it (section 5.4.1)."""
         self.out.append(frames.goaway(self._session.streams.taken, code, debug.encode()))

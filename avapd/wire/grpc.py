@@ -13,6 +13,7 @@ so that writing it is one call: `number.join(parts)`.
 from __future__ import annotations
 
 import enum
+import functools
 import re
 import zlib
 from collections.abc import Callable, Iterable
@@ -73,10 +74,30 @@ class Receiver(Protocol):
         """The client will send no more."""
 
 
+class Mark:
+    """What belongs to one call alone. `echo` is a header block that goes behind the headers of its answer.
+
+    `request` is the whole request of a call that has one, as it came; `ended` is told of every call once.
+    """
+
+    __slots__ = ("echo", "request")
+
+    def __init__(self, echo: bytes = b"") -> None:
+        self.echo = echo
+        self.request = b""
+
+    def ended(self, outcome: int) -> None:
+        """The call has ended; see `Application.outcome`."""
+
+
 class Application(Protocol):
-    """What is served. `names` are the metadata that `route` reads, lower case."""
+    """What is served. `names` are the metadata that `route` reads, `noted` those of which `mark` makes a mark."""
 
     names: frozenset[bytes]
+    noted: frozenset[bytes]
+
+    def mark(self, fields: list[Field]) -> Mark | None:
+        """The mark of a call with these fields, all of visible ASCII; None when they are of no use."""
 
     def route(self, path: bytes, metadata: tuple[Field, ...]) -> Method | Answer:
         """The method of an exact path, or why the call is refused.
@@ -165,6 +186,29 @@ class Response:
             if trailers:
                 *before, message = self.parts
                 self.parts = (*before, message + trailers_head(trailers), trailers)
+
+    def echoing(self, block: bytes) -> Response:
+        """The same answer with a block behind its headers."""
+        if not block:
+            return self
+        made, parts = _new(Response), self.parts
+        made.outcome, made.body, made.trailers, made.size = self.outcome, self.body, self.trailers, self.size
+        made.head = head = self.head + block
+        if parts:
+            first = _lengths(len(head)) + parts[0][3:]
+            made.parts = (first, head + parts[1][len(self.head) :], *parts[2:])
+        else:
+            made.parts = parts
+        return made
+
+
+_new: Final = Response.__new__
+
+
+@functools.lru_cache(1024)
+def _lengths(length: int) -> bytes:
+    """The first three octets of a frame's head. Computing them takes as long as the rest of `echoing`."""
+    return length.to_bytes(3, "big")
 
 
 def unwanted(response: Response) -> tuple[bytes, ...]:

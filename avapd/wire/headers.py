@@ -14,6 +14,9 @@ A block goes through three memos, the widest meaning last:
 `lists`     clients whose blocks never repeat, since a deadline or a request id drifts, still send the same fields. What
             varies (grpc-timeout) or does not matter (user-agent, tracing) is left out of the key.
 
+Fields that belong to one call alone (`noted`: a request id, a trace) make a mark, which goes with the call to its end;
+only if they are visible ASCII. A block that has a mark is not remembered, since the next call's is another.
+
 Entries are admitted on second sight and only when small, so a client that never repeats itself cannot push out those
 who do. Only what was fully validated is remembered. A Head holds whether the key in it was right: `Routes.forget` drops
 all when keys change. EDITORS: whatever a Head depends on must be part of the key of each memo.
@@ -27,12 +30,16 @@ from typing import Final
 
 from avapd.wire import grpc
 from avapd.wire.errors import ErrorCode, StreamFault
-from avapd.wire.grpc import Answer, Application, Kind, Memo, Method, Response
+from avapd.wire.grpc import Answer, Application, Kind, Memo
 from avapd.wire.hpack import Block, Decoder, Field, Inserts
 from avapd.wire.limits import Limits
+from avapd.wire.meaning import Head as Head  # noqa: PLC0414  # for those who import this module
+from avapd.wire.meaning import Known as Known  # noqa: PLC0414  # as above
+from avapd.wire.meaning import Marked
 
 _NAME: Final = re.compile(rb"[!-9;-@\[-~]+")  # RFC 9113 section 8.2.1: no blank, no upper case, no colon, ASCII
 _VALUE: Final = re.compile(rb"(?![ \t])[^\0\r\n]*(?<![ \t])")
+_VISIBLE: Final = re.compile(rb"[!-~]+")
 _PSEUDO: Final = frozenset({b":method", b":scheme", b":path", b":authority"})
 # RFC 9113 section 8.2.2: fields of a connection, not of a message.
 _FORBIDDEN: Final = frozenset({b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"})
@@ -47,52 +54,8 @@ _BLOCK_BYTES: Final = 1_024  # larger blocks and lists are not remembered
 _FIELD_BYTES: Final = 256
 _INSERTS: Final = 32  # a block of 1 KiB may insert 200 entries, which no client does with every call
 
-_NO_ANSWERS: Final[dict[bytes, Response]] = {}
 _NOT_GRPC: Final = b"This port speaks gRPC.\n"
-
-
-class Head:
-    """What the headers of a request mean. Either `early`, or `refusal`, or a method to be called."""
-
-    __slots__ = (
-        "answers",
-        "early",
-        "early_parts",
-        "encoding",
-        "gzip",
-        "length",
-        "memo",
-        "method",
-        "owner",
-        "path",
-        "refusal",
-        "sterner",
-        "waits",
-    )
-
-    def __init__(self, path: bytes) -> None:
-        self.path = path
-        self.early: Response | None = None  # is sent at once,
-        self.early_parts: tuple[bytes, ...] = ()  # as these octets when the request goes on
-        self.refusal: Response | None = None  # is sent when the request has ended, whatever it holds
-        self.sterner: Response | None = None  # and this instead, on a connection that had too many
-        self.waits = True  # nothing happens before the first DATA
-        self.method: Method | None = None
-        self.owner = 0  # that of the method
-        self.memo: Memo | None = None  # of a unary method
-        self.answers = _NO_ANSWERS  # those of the memo
-        self.length = -1  # content-length, -1 without
-        self.encoding = b""  # grpc-encoding
-        self.gzip = False  # the client takes gzip
-
-    def answer_at_once(self, response: Response) -> None:
-        """Whatever follows the headers is not wanted."""
-        self.early = response
-        self.early_parts = grpc.unwanted(response)
-        self.waits = False
-
-
-Known = tuple[Head, Inserts, float]
+_TOO_LARGE: Final = "The request headers are larger than the maximum"
 
 
 def malformed(reason: str) -> StreamFault:
@@ -125,6 +88,7 @@ class Routes:
         self.limits = limits
         self.portable: dict[bytes, Known] = {}
         self._keyed = _PSEUDO | _FORBIDDEN | _READ | application.names
+        self._noted = application.noted
         self._lists: dict[tuple[Field, ...], Head] = {}
         self._seen: set[object] = set()
         self._valid: set[Field] = set()
@@ -158,9 +122,10 @@ class Routes:
                 self.portable.clear()
             self.portable[block] = known
 
-    def read(self, block: Block) -> tuple[Head, float]:
+    def read(self, block: Block) -> tuple[Head, float]:  # noqa: C901  # calls cost more than the branches
         """The meaning of a decoded block, and its timeout in seconds. Raises StreamFault when it is malformed."""
         key: list[Field] = []
+        notes: list[Field] = []
         timeout: bytes | None = None
         others = False
         valid, keyed = self._valid, self._keyed
@@ -175,20 +140,27 @@ class Routes:
             if name == _TIMEOUT and timeout is None:
                 timeout = field[1]
             elif field not in valid:
-                self._validate(field)
+                if name in self._noted and _VISIBLE.fullmatch(field[1]):
+                    notes.append(field)
+                else:
+                    self._validate(field)
         fields = tuple(key)
         head = self._lists.get(fields)
         if head is None:
             head = self._head(fields, block)
-            if block.at_most <= _BLOCK_BYTES and self.second_sight(fields):
+            small = block.at_most <= _BLOCK_BYTES or block.size <= _BLOCK_BYTES
+            if small and self.second_sight(fields):
                 if len(self._lists) >= self.limits.memo_shared:
                     self._lists.clear()
                 self._lists[fields] = head
         if len(block.fields) > self.limits.header_fields or (
             block.at_most > self.limits.header_bytes and block.size > self.limits.header_bytes
         ):
-            return self._early(head, grpc.RESOURCE_EXHAUSTED, "The request headers are larger than the maximum"), inf
-        return (head, inf) if timeout is None else self._timed(head, timeout)
+            head, seconds = self._early(head, grpc.RESOURCE_EXHAUSTED, _TOO_LARGE), inf
+        else:
+            head, seconds = (head, inf) if timeout is None else self._timed(head, timeout)
+        mark = self.application.mark(notes) if notes else None
+        return (head if mark is None else Marked(head, mark)), seconds
 
     def _validate(self, field: Field) -> None:
         if field[0].startswith(b":"):
@@ -333,6 +305,8 @@ class Heads:
             self.forget()
         head, timeout = self._routes.read(decoded)
         known = head, decoded.inserts, timeout
+        if isinstance(head, Marked):  # of this call alone
+            return known
         if decoded.portable:
             self._routes.offer(block, known)
         elif not changed and len(block) <= _BLOCK_BYTES:
@@ -368,3 +342,8 @@ class Heads:
             self.settled.clear()
         if self._seen:
             self._seen.clear()
+
+    def read_anew(self, on: bool) -> None:
+        """See `Connection`."""
+        self.portable = {} if on else self._routes.portable
+        self.forget()

@@ -168,7 +168,7 @@ class Session:
             if not ended:
                 raise malformed("trailers that do not end the stream")
             check_trailers(fields)
-            self.calls.trailers(self.streams.open[number], self.now)
+            self.calls.data(self.streams.open[number], b"", 0, self.now, ended=True)  # trailers (B26)
         else:
             self.heads.skip(block)
             if ended:

@@ -29,7 +29,8 @@ from avapd.wire.errors import ConnectionFault, ErrorCode
 
 if TYPE_CHECKING:
     from avapd.wire.call import Call
-    from avapd.wire.headers import Head
+    from avapd.wire.grpc import Mark
+    from avapd.wire.meaning import Head
 
 
 class State(enum.IntEnum):
@@ -81,8 +82,8 @@ class Stream:
     """One call on the wire. Windows are signed (section 6.9.2)."""
 
     __slots__ = (
-        "buffer", "call", "deadline", "ended", "ending", "expires", "head", "headed", "in_turns", "number", "outcome",
-        "private", "queue", "queued", "received", "stalls", "trailers", "window", "writable",
+        "buffer", "call", "deadline", "ended", "ending", "expires", "head", "headed", "in_turns", "mark", "number",
+        "outcome", "private", "queue", "queued", "received", "stalls", "trailers", "window", "writable",
     )  # fmt: skip
 
     def __init__(self, number: int, head: Head, window: int) -> None:
@@ -106,6 +107,7 @@ class Stream:
         self.ending = False  # nothing more will be queued
         self.trailers: bytes | None = None
         self.outcome = -1
+        self.mark: Mark | None = None
 
 
 class Streams:

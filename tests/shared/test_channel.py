@@ -30,8 +30,10 @@ from avapd.shared.channel import (
     Load,
     Message,
     Missing,
+    Refusals,
     Reject,
     Release,
+    Spans,
     Start,
     Want,
 )
@@ -47,6 +49,8 @@ MESSAGES: list[Message] = [
     START, LOAD, Missing(reasons={"ñ": "why"}), Keys(keys=[]), Keys(keys=[{"name": "a"}, {"name": "b"}]),
     Adopt(slot=2), Release(slot=2), Drain(at_once=True),
     Compressed(generation=3, size=9, checksum="cd" * 32), Want(generation=3),
+    Refusals(entries=[["auth_failed", "::1", "", 1 << 40]]),
+    Spans(spans=[["GetCommand", 200, "ab", "", 1, 2]], dropped=3),
     Drain(at_once=False), Booted(), Ack(generation=1, seconds=0.25), Reject(generation=2, reason="ñ\n\x00 日本語"),
 ]  # fmt: skip
 

@@ -63,6 +63,7 @@ def test_a_renewed_certificate_is_shown_without_a_lost_call(
         wait_until(lambda: all_show(server, folder, leaf), 20)
         assert server.metric(EXPIRY, certificate="server") != before
         assert server.metric("avap_tls_reloads_total", result="loaded") == 1
+        assert "certificates_changed" in {one["event"] for one in server.events("Audit")}
         calls_then = len(load.history)
         wait_until(lambda: len(load.history) > calls_then + 10)
         if engine == "wire":  # whose good-bye loses no call under TLS either
@@ -137,6 +138,7 @@ def test_bad_certificates_leave_the_old_one_in_place(
         assert (line["level"], setting in line["error"]) == ("ERROR", True), line
         assert server.metric("avap_tls_reloads_total", result="failed") == number
         assert server.metric("avap_tls_files_refused") == 1
+        assert [one["event"] for one in server.events("Audit")].count("certificates_refused") == number
         assert shown(server.port, folder.context(folder.clients)) == leaf
     leaf = folder.rotate()
     server.process.send_signal(signal.SIGHUP)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import gzip
 
 from avapd.wire.call import Call
-from avapd.wire.grpc import Answer, Method
+from avapd.wire.grpc import Answer, Mark, Method
+from avapd.wire.hpack import encode
 
 Field = tuple[bytes, bytes]
 SERVICE = b"/test.Service/"
@@ -36,6 +37,17 @@ class Talk:
         self.call.finish()
 
 
+class Told(Mark):
+    """A mark that echoes its fields and keeps what it was told."""
+
+    def __init__(self, fields: list[Field]) -> None:
+        super().__init__(encode(fields))
+        self.outcomes: list[int] = []
+
+    def ended(self, outcome: int) -> None:
+        self.outcomes.append(outcome)
+
+
 class Methods:
     """The methods above. `asked` counts unary calls, `watching` holds Watch calls, `cancelled` counts lost streams.
 
@@ -43,9 +55,11 @@ class Methods:
     """
 
     names = frozenset({DENY[0]})
+    noted = frozenset({b"x-mark"})
 
     def __init__(self) -> None:
         self.asked = 0
+        self.marks: list[Told] = []
         self.packed, self.wanted = False, 0
         self.failures: list[Exception] = []
         self.cancelled = 0
@@ -60,6 +74,13 @@ class Methods:
             WATCH: Method.server_stream(WATCH, self.watch),
             TALK: Method.bidi(TALK, self.talk),
         }
+
+    def mark(self, fields: list[Field]) -> Told | None:
+        """None for fields that say no."""
+        if fields[0][1] == b"no":
+            return None
+        self.marks.append(Told(fields))
+        return self.marks[-1]
 
     def route(self, path: bytes, metadata: tuple[Field, ...]) -> Method | Answer:
         if DENY in metadata:

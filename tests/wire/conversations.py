@@ -56,9 +56,9 @@ class Script:
 
 PATHS = (ECHO, ECHO, ECHO, LARGE, REFUSE, FAIL, COUNT, b"/no/where", b"/")
 EXTRAS: tuple[tuple[Field, ...], ...] = (
-    (), (), (), (DENY,), ((b"grpc-timeout", b"5S"),), ((b"x-trace", b"1"),), ((b"content-length", b"6"),),
-    ((b"content-length", b"7"),), ((b"X-Bad", b"1"),), ((b"grpc-accept-encoding", b"gzip"),),
-    ((b"grpc-timeout", b"never"),),
+    (), (), (), (DENY,), ((b"grpc-timeout", b"5S"),), ((b"x-trace", b"1"),), ((b"x-mark", b"1"),),
+    ((b"content-length", b"6"),), ((b"content-length", b"7"),), ((b"X-Bad", b"1"),),
+    ((b"grpc-accept-encoding", b"gzip"),), ((b"grpc-timeout", b"never"),),
 )  # fmt: skip
 MESSAGES = (b"1", b"2", b"3", b"70000", b"x" * 300)
 

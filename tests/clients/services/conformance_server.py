@@ -35,9 +35,13 @@ class ConformanceService:
     """The methods, as service.proto describes them. All are served as streams, for the metadata of their answers."""
 
     names = NAMES
+    noted: frozenset[bytes] = frozenset()
 
     def __init__(self, messages: dict[str, Any]) -> None:
         self.messages = {name.removeprefix(PACKAGE): made for name, made in messages.items()}
+
+    def mark(self, _fields: list[Field]) -> None:
+        """Nothing is noted of a single call."""
 
     def route(self, path: bytes, metadata: tuple[Field, ...]) -> Method | Answer:
         name = path.removeprefix(SERVICE).decode("ascii", "replace")

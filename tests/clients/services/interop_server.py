@@ -31,6 +31,7 @@ class TestService:
     """The methods, by path. What echoes metadata is served as a stream, since unary answers have no room for them."""
 
     names = frozenset({INITIAL, TRAILING})
+    noted: frozenset[bytes] = frozenset()
 
     def __init__(self, messages: dict[str, Any]) -> None:
         self._messages = messages
@@ -44,6 +45,9 @@ class TestService:
                 Method.bidi(SERVICE + b"FullDuplexCall", partial(_Echo, self, ())),
             )
         }
+
+    def mark(self, _fields: list[Field]) -> None:
+        """Nothing is noted of a single call."""
 
     def route(self, path: bytes, metadata: tuple[Field, ...]) -> Method | Answer:
         method = self._methods.get(path)

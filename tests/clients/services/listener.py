@@ -57,5 +57,5 @@ def run(call: Call, work: Coroutine[Any, Any, None]) -> None:
     call.on_cancel = cancel
 
 
-def _count_nothing(_finished: list[int], _nanoseconds: int) -> int:
+def _count_nothing(_finished: list[int], _nanoseconds: int, _member: WireProtocol) -> int:
     return 0
