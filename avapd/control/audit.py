@@ -22,7 +22,7 @@ import random
 import ssl
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -163,12 +163,19 @@ class Audit(Collector):
     async def run(self) -> None:
         """Feed the sink."""
         if self.sink is not None:
-            await self.sink.run()
+            await self._guarded(self.sink.run())
 
     async def finish(self) -> None:
         """What waits is sent, if that is quick."""
         if self.sink is not None:
-            await self.sink.finish()
+            await self._guarded(self.sink.finish())
+
+    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+        """A sink that cannot be had at all, or a defect of ours, must not end the service."""
+        try:
+            await work
+        except Exception as error:  # noqa: BLE001  # as above
+            self._log.error("Audit Sink Given Up", error=type(error).__name__, hint="the log has the events")
 
     def describe(self) -> Iterator[Metric]:
         """Nothing in advance, as of all our collectors."""

@@ -53,7 +53,7 @@ _FRESH_INTERVALS: Final = 3
 _DISK_AFTER_SECONDS: Final = 0.5
 _SETTLED_SECONDS: Final = 30.0
 # Tasks that are done one day; of the others each runs as long as the service.
-_ENDING: Final = {"boot", "disk", "backlog", "audit", "telemetry"}
+_ENDING: Final = {"boot", "disk", "backlog", "onlookers"}
 _VALIDATORS_MOST: Final = 4
 _LEAST_PRIORITY: Final = 19
 
@@ -124,14 +124,17 @@ class Master:
         self._operator = Operator(plane, log, keep=self._keep_switches, note=self._audit.note)
         self._metrics = registry(plane, config.engine, self._keys)
         self._admin = Admin(self._metrics, plane, config)
-        self._keys.note = self._audit.note
         self._refresh.note, self._refresh.span = self._audit.note, self._telemetry.span
+        self._keys.note = self._audit.note
         self._supervisor.on_report = self._note_report
         self._metrics.register(self._audit)
         self._metrics.register(self._telemetry)
         if self._certificates is not None:
             self._metrics.register(self._certificates)
             self._certificates.note = self._audit.note
+
+    async def _run_onlookers(self) -> None:
+        await asyncio.gather(self._audit.run(), self._telemetry.run(self._metrics))
 
     def _note_report(self, worker: Worker, report: Refusals | Spans) -> None:
         if isinstance(report, Refusals):
@@ -248,8 +251,7 @@ class Master:
                 ("notifications", self._notifications.run()),
                 ("disk", self._serve_from_disk()),
                 ("backlog", self._backlog.run()),
-                ("audit", self._audit.run()),
-                ("telemetry", self._telemetry.run(self._metrics)),
+                ("onlookers", self._run_onlookers()),
                 ("boot", self._boot()),
             )
         ]

@@ -12,6 +12,7 @@ Which calls are traced is said by the callers and AVAPD_OTEL_SAMPLE_RATIO, not b
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import os
@@ -69,6 +70,7 @@ class Otlp(Telemetry):
 
     def __init__(self, log: Log, *, traces: bool, metrics_seconds: float) -> None:
         super().__init__()
+        self._log = log
         environ = os.environ
         named = environ.get("OTEL_SERVICE_NAME") or "service.name=" in environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
         about = {"service.version": __version__, **({} if named else {"service.name": "avapd"})}
@@ -156,7 +158,10 @@ class Otlp(Telemetry):
         self._registry = registry
         while self._metrics is not None:
             await asyncio.sleep(self._metrics_seconds)
-            await _in_thread(partial(self._metrics.export, self._collected(registry)))
+            try:
+                await _in_thread(partial(self._metrics.export, self._collected(registry)))
+            except Exception as error:  # noqa: BLE001  # a number that cannot be told must not end the service
+                self._log.error("Metrics Not Exported", error=type(error).__name__)
 
     def _collected(self, registry: CollectorRegistry) -> MetricsData:
         now = time.time_ns()
@@ -218,7 +223,8 @@ async def _in_thread(work: Callable[[], object]) -> None:
 
     def run() -> None:
         try:
-            work()
+            with contextlib.suppress(Exception):  # the library has told of it
+                work()
         finally:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(done.set)
