@@ -51,6 +51,8 @@ class KeyFile(Collector):
 
     def _load(self) -> list[Key]:
         config = self._config
+        if config.anonymous and not (config.api_keys_file or config.api_keys):
+            return []
         return load(config.api_keys_file, config.api_keys, short=config.development)
 
     # --- changes ------------------------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ _FRESH_INTERVALS: Final = 3
 _DISK_AFTER_SECONDS: Final = 0.5
 _SETTLED_SECONDS: Final = 30.0
 # Tasks that are done one day; of the others each runs as long as the service.
-_ENDING: Final = {"boot", "disk", "backlog", "onlookers"}
+_ENDING: Final = {"boot", "disk", "backlog", "audit", "telemetry"}
 _VALIDATORS_MOST: Final = 4
 _LEAST_PRIORITY: Final = 19
 
@@ -132,9 +132,6 @@ class Master:
         if self._certificates is not None:
             self._metrics.register(self._certificates)
             self._certificates.note = self._audit.note
-
-    async def _run_onlookers(self) -> None:
-        await asyncio.gather(self._audit.run(), self._telemetry.run(self._metrics))
 
     def _note_report(self, worker: Worker, report: Refusals | Spans) -> None:
         if isinstance(report, Refusals):
@@ -241,22 +238,7 @@ class Master:
         await self._admin.start(self._config.admin_host, self._config.admin_port)
         await self._operator.start(admin_socket(self._config.admin_socket, self._config.port))
         await self._recover()
-        tasks = [
-            asyncio.create_task(work, name=name)
-            for name, work in (
-                ("signals", self._obey(signals)),
-                ("supervisor", self._supervisor.run()),
-                ("keys", self._keys.run()),
-                ("poll", self._poll.keep_running()),
-                ("notifications", self._notifications.run()),
-                ("disk", self._serve_from_disk()),
-                ("backlog", self._backlog.run()),
-                ("onlookers", self._run_onlookers()),
-                ("boot", self._boot()),
-            )
-        ]
-        if self._certificates is not None:
-            tasks.append(asyncio.create_task(self._certificates.run(), name="certificates"))
+        tasks = self._begin(signals)
         ending = {task for task in tasks if task.get_name() in _ENDING}
         code = Exit.OK
         try:
@@ -284,6 +266,24 @@ class Master:
         await self._stop(signals)
         self._log.info("STOPPED", exit_code=int(code))
         return code
+
+    def _begin(self, signals: Signals) -> list[asyncio.Task[None]]:
+        """Everything that runs as long as the service, and what is done one day (`_ENDING`)."""
+        works = [
+            ("signals", self._obey(signals)),
+            ("supervisor", self._supervisor.run()),
+            ("keys", self._keys.run()),
+            ("poll", self._poll.keep_running()),
+            ("notifications", self._notifications.run()),
+            ("disk", self._serve_from_disk()),
+            ("backlog", self._backlog.run()),
+            ("audit", self._audit.run()),
+            ("telemetry", self._telemetry.run(self._metrics)),
+            ("boot", self._boot()),
+        ]
+        if self._certificates is not None:
+            works.append(("certificates", self._certificates.run()))
+        return [asyncio.create_task(work, name=name) for name, work in works]
 
     async def _boot(self) -> None:
         """Tell the last two checkpoints; with `require_database`, give up when there is no catalog to begin with."""
