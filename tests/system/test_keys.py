@@ -60,7 +60,7 @@ def file(tmp_path: Path) -> File:
 def server(request: pytest.FixtureRequest, serve: Serve, sample: Database, file: File) -> Server:
     """Two workers, with the keys of the file beside KEY."""
     env = {"AVAPD_ENGINE": request.param, "AVAPD_API_KEYS_FILE": str(file.path), "AVAPD_LIMIT_FAILURES": "20"}
-    env["AVAPD_LIMIT_FAILURES_PER_SECOND"] = "1"
+    env |= {"AVAPD_LIMIT_FAILURES_PER_SECOND": "1", "AVAPD_SILENCE_SECONDS": "60"}
     return serve(sample.reader_url, env=env).wait_serving()
 
 
