@@ -68,7 +68,10 @@ class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no typ
         self._max_header_bytes = max_header_bytes
         self._access = access
         self._unary_methods = {f"/{SERVICE}/{name}": serve for name, serve in service.methods.items()}
-        self._stream_methods = {f"/{SERVICE}/StreamCatalog": self._chunks, f"/{SERVICE}/WatchCatalog": self._events}
+        self._stream_methods = {
+            f"/{SERVICE}/{name}": messages
+            for name, messages in (("StreamCatalog", self._chunks), ("WatchCatalog", self._events))
+        }
         self._refusals = {
             path: tuple(
                 grpc.stream_stream_rpc_method_handler(self._refuse(METHODS.index(path.rpartition("/")[2]), answer))
@@ -96,8 +99,10 @@ class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no typ
         key = self._access.keyring().allows(metadata)
         if key is None:
             return refusals[0]
-        place = details.method, key
-        return self._handlers.get(place) or self._handlers.setdefault(place, self._handler(*place))
+        handler = self._handlers.get((details.method, key))
+        if handler is None:
+            handler = self._handlers[details.method, key] = self._handler(details.method, key)
+        return handler
 
     def _handler(self, path: str, key: Key) -> Any:
         """The handler of a method for who has this key."""
