@@ -8,7 +8,7 @@ import shutil
 import signal
 import socket
 import threading
-from collections import Counter
+import time
 from collections.abc import Callable, Iterator
 
 import psutil
@@ -186,16 +186,19 @@ def test_long_connections_spread_over_workers_again(serve: Serve, sample: Databa
 
     No call fails but those that were under way with the worker that died.
     """
-    server = serve(sample.reader_url, env={"AVAPD_LIMIT_AGE_SECONDS": "2"}).wait_serving()
+    server = serve(
+        sample.reader_url, env={"AVAPD_LIMIT_AGE_SECONDS": "2", "AVAPD_SILENCE_SECONDS": "60"}
+    ).wait_serving()
 
     def connections() -> list[float]:
         return [server.metric("avap_connections", worker=str(worker)) for worker in range(2)]
 
     with Load(server.calls, lambda calls: calls.get("addVar", wait=True), threads=16) as load:
         wait_until(lambda: sum(connections()) >= 16)
+        killed = time.monotonic()
         os.kill(server.workers()[0], signal.SIGKILL)
         wait_until(lambda: server.metric("avap_worker_restarts_total", worker="0") == 1)
         wait_until(lambda: sum(connections()) >= 16 and max(connections()) <= 0.75 * sum(connections()), 20)
-    failed = Counter(entry.thread for entry in load.failures())
-    assert max(failed.values(), default=0) <= 1
-    assert not any("max_age" in entry.outcome.message for entry in load.failures())
+    # A client may send one more call into the connection that it does not know to be dead yet.
+    late = [entry for entry in load.failures() if entry.began > killed + 1]
+    assert late == []
