@@ -24,6 +24,8 @@ PUBLICATIONS, WARM_UP, LOOK_EVERY = 200, 60, 10
 ROWS: Final = 500
 # What each publication may leave behind in a worker, and what chance may, in bytes.
 LEFT_BY_EACH, LEFT_BY_CHANCE = 1536, 128 << 10
+# Descriptors and mappings come and go with connections, polls and pools of the allocator: so many, not one each time.
+CHANCE: Final = 16
 
 pytestmark = pytest.mark.timeout(SECONDS * 2 + 300)
 
@@ -100,8 +102,8 @@ def test_two_hundred_publications_leave_nothing_behind(database: Database, serve
     for place, series in enumerate(zip(*looks, strict=True)):
         middle = sorted(one.resident for one in series)[len(series) // 2]
         assert all(abs(one.resident - middle) <= 0.05 * middle for one in series), series
-        assert series[-1].files <= max(one.files for one in series[:3]) + 3, series
-        assert series[-1].mappings <= max(one.mappings for one in series[:3]) + 4, series
+        assert series[-1].files <= max(one.files for one in series[:3]) + CHANCE, series
+        assert series[-1].mappings <= max(one.mappings for one in series[:3]) + CHANCE, series
         if place:  # a worker
             grown = series[-1].private - series[0].private
             assert grown <= LEFT_BY_EACH * LOOK_EVERY * (len(series) - 1) + LEFT_BY_CHANCE, series
