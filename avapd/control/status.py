@@ -46,7 +46,7 @@ class Status:
         self.draining = False
 
     def conditions(self) -> list[Condition]:
-        """Ready while a worker serves; being cut off from the database does not change it."""
+        """Ready while a worker serves, and not draining; being cut off from the database does not change it."""
         serving, slots = self._supervisor.serving, len(self._supervisor.slots)
         some = f"{serving} of {slots} workers serve"
         current, refused, frozen = self._publisher.current, self._refresh.refused, self._refresh.switches.frozen
@@ -58,8 +58,8 @@ class Status:
                 "catalog", current is not None,
                 f"{len(current.view)} definitions" if current else f"no catalog yet: {error or 'loading'}",
             ),
-            Condition("workers", serving > 0, some if serving else "no worker serves"),
-            Condition("every_worker", serving == slots, some, required=False),
+            Condition("workers", serving > 0 or self.draining, some if serving else "no worker serves"),
+            Condition("every_worker", serving == slots or self.draining, some, required=False),
             Condition("database", self._refresh.source_up and not error, error or asked, required=False),
             Condition("updates", not frozen, f"frozen: {frozen}" if frozen else "not frozen", required=False),
             Condition("candidate", refused is None, str(refused.error) if refused else "none refused", required=False),

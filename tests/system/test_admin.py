@@ -68,8 +68,8 @@ def publish(server: Server, table: Database, sql: str, *arguments: Any) -> int:
     """Change the table; the generation that has it."""
     before = server.status()["generation"]
     table.execute(sql, *arguments)
-    server.wait_served(lambda status: status["generation"] > before)
-    wait_until(lambda: server.status()["publications"][0]["generation"] == server.status()["generation"])
+    server.wait_served(lambda status: status["generation"] > before, 30)
+    wait_until(lambda: server.status()["publications"][0]["generation"] == server.status()["generation"], 30)
     return int(server.status()["generation"])
 
 

@@ -24,6 +24,8 @@ PUBLICATIONS, WARM_UP, LOOK_EVERY = 200, 60, 10
 ROWS: Final = 500
 # What each publication may leave behind in a worker, and what chance may, in bytes.
 LEFT_BY_EACH, LEFT_BY_CHANCE = 1536, 128 << 10
+# Descriptors and mappings come and go with connections, polls and pools of the allocator: so many, not one each time.
+CHANCE: Final = 16
 
 pytestmark = pytest.mark.timeout(SECONDS * 2 + 300)
 
@@ -89,19 +91,20 @@ def test_two_hundred_publications_leave_nothing_behind(database: Database, serve
             due = began + number * SECONDS / PUBLICATIONS
             wait_until(lambda due=due: time.monotonic() >= due, SECONDS + 10)  # type: ignore[misc]
             code, of = f"number = {number}\n" * 50, number % 50
+            before = server.status()["generation"]  # full reads in between take numbers too
             database.execute("UPDATE obex_dapl_functions SET code = $1 WHERE id % 50 = $2", code, of)
-            server.wait_served(lambda status, number=number: status["generation"] >= number + 2, 30)  # type: ignore[misc]
+            server.wait_served(lambda status, before=before: status["generation"] > before, 30)  # type: ignore[misc]
             if number >= WARM_UP and number % LOOK_EVERY == 0:
                 looks.append([Holdings.of(pid) for pid in pids])
-    assert server.status()["generation"] == PUBLICATIONS + 1
+    assert len(server.events("Definitions Broadcasted")) == PUBLICATIONS + 1
     assert [server.process.pid, *server.workers()] == pids
     assert clients.answered > PUBLICATIONS
     assert not clients.failed
     for place, series in enumerate(zip(*looks, strict=True)):
         middle = sorted(one.resident for one in series)[len(series) // 2]
         assert all(abs(one.resident - middle) <= 0.05 * middle for one in series), series
-        assert series[-1].files <= max(one.files for one in series[:3]) + 3, series
-        assert series[-1].mappings <= max(one.mappings for one in series[:3]) + 4, series
+        assert series[-1].files <= max(one.files for one in series[:3]) + CHANCE, series
+        assert series[-1].mappings <= max(one.mappings for one in series[:3]) + CHANCE, series
         if place:  # a worker
             grown = series[-1].private - series[0].private
             assert grown <= LEFT_BY_EACH * LOOK_EVERY * (len(series) - 1) + LEFT_BY_CHANCE, series
