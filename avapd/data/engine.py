@@ -53,7 +53,7 @@ class Engine(Protocol):
         """Do everything once, so that the first client finds it in place."""
 
     async def drain(self) -> None:
-        """Say NOT_SERVING under every name, for good."""
+        """Say NOT_SERVING under every name but liveness, for good."""
 
     async def stop(self, seconds: float) -> None:
         """Accept nothing more, say good-bye, wait for calls in flight, at most `seconds`; then end them."""

@@ -347,8 +347,8 @@ class GrpcioEngine:
             door.shut()
 
     async def drain(self) -> None:
-        """Say NOT_SERVING under every name, for good."""
-        await self._health.enter_graceful_shutdown()
+        """Say NOT_SERVING under every name but liveness, for good."""
+        await self._health.drain()
 
     async def stop(self, seconds: float) -> None:
         """Shut every door, send GOAWAY, wait for calls in flight, at most `seconds`; then end them."""

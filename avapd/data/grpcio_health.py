@@ -13,7 +13,7 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2
 
-from avapd.data.health import listing
+from avapd.data.health import LIVENESS, listing
 
 
 class GrpcioHealth(health.aio.HealthServicer):  # type: ignore[misc]  # grpcio has no types
@@ -21,6 +21,7 @@ class GrpcioHealth(health.aio.HealthServicer):  # type: ignore[misc]  # grpcio h
 
     def __init__(self) -> None:
         super().__init__()
+        self._draining = False
         self._watches: set[asyncio.Task[None]] = set()
 
     def handler(self) -> Any:
@@ -48,6 +49,17 @@ class GrpcioHealth(health.aio.HealthServicer):  # type: ignore[misc]  # grpcio h
             return await method(request, context)
 
         return call
+
+    async def set(self, service: str, status: Any) -> None:
+        """Set a status; while draining everything but liveness is and stays NOT_SERVING."""
+        leaving = self._draining and service != LIVENESS
+        await super().set(service, health_pb2.HealthCheckResponse.NOT_SERVING if leaving else status)
+
+    async def drain(self) -> None:
+        """NOT_SERVING under every name but liveness, for good."""
+        self._draining = True
+        for name in self._server_status.keys() - {LIVENESS}:
+            await self.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
 
     async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802
         """The library's, with a message for an unknown name."""

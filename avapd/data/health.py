@@ -15,6 +15,8 @@ from avapd.shared.snapshot import key_of, varint
 from avapd.wire.call import Call
 from avapd.wire.grpc import INTERNAL, OK, UNAVAILABLE, Answer, Method
 
+# Asked by liveness probes: whoever answers lives, also one that waits for its database or drains.
+LIVENESS: Final = "liveness"
 SERVING: Final = 1
 NOT_SERVING: Final = 2
 _SERVICE_UNKNOWN: Final = 3
@@ -68,16 +70,17 @@ class Health:
         }
 
     def set(self, name: str, *, serving: bool) -> None:
-        """Set a status; while draining everything is and stays NOT_SERVING."""
-        self.statuses[name] = SERVING if serving and not self._draining else NOT_SERVING
+        """Set a status; while draining everything but liveness is and stays NOT_SERVING."""
+        leaving = self._draining and name != LIVENESS
+        self.statuses[name] = SERVING if serving and not leaving else NOT_SERVING
         for watcher in list(self._watchers):
             if watcher.name == name:
                 watcher.tell()
 
     def drain(self) -> None:
-        """NOT_SERVING under every name, for good."""
+        """NOT_SERVING under every name but liveness, for good."""
         self._draining = True
-        for name in self.statuses:
+        for name in self.statuses.keys() - {LIVENESS}:
             self.set(name, serving=False)
 
     def end_watches(self) -> None:

@@ -282,7 +282,7 @@ class WireEngine:
     # --- the end ----------------------------------------------------------------------------------------------
 
     async def drain(self) -> None:
-        """Say NOT_SERVING under every name, for good."""
+        """Say NOT_SERVING under every name but liveness, for good."""
         self._health.drain()
         self._routes.forget_answers()
         self._health_port.routes.forget_answers()

@@ -26,6 +26,7 @@ from typing import Final
 from avapd.data import process
 from avapd.data.access import Access
 from avapd.data.engine import Engine, build
+from avapd.data.health import LIVENESS
 from avapd.data.link import Link
 from avapd.data.service import NOT_FOUND, SERVICE, Service
 from avapd.data.tls import Identity
@@ -64,7 +65,6 @@ _COUNT_EVERY: Final = 10
 _LOOK_UPS: Final = 16
 _TRIED_AT_ONCE: Final = 100
 FRESHNESS: Final = "avapd.freshness"
-LIVENESS: Final = "liveness"
 
 
 async def serve(start: Start, descriptors: list[int], channel: Channel, more: list[tuple[Message, list[int]]]) -> int:

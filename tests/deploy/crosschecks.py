@@ -11,7 +11,7 @@ from deploy.manifests import Object, containers, environment, of_kind, pod_of
 from avapd import config
 from avapd.control import store
 from avapd.control.check import needed_memory
-from avapd.data.worker import LIVENESS
+from avapd.data.health import LIVENESS
 
 SETTINGS: Final = config.settings()
 SECRETS: Final = {name for setting in SETTINGS.values() if setting.secret for name in setting.variables}

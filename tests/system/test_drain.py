@@ -40,12 +40,14 @@ def watch(calls: Calls) -> queue.Queue[str]:
     return seen
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("number", "engine"), [(signal.SIGTERM, "wire"), (signal.SIGINT, "wire"), (signal.SIGTERM, "grpcio")]
+)
 def test_not_serving_comes_first_and_the_listener_stays_open_meanwhile(
-    sample: Database, serve: Serve, number: signal.Signals
+    sample: Database, serve: Serve, number: signal.Signals, engine: str
 ) -> None:
-    """During the pre-drain health says NOT_SERVING, while calls and new connections are still served."""
-    env = {"AVAPD_PRE_DRAIN_SECONDS": "1.5", "AVAPD_DRAIN_SECONDS": "5"}
+    """During the pre-drain health says NOT_SERVING, while calls and new connections are still served; it lives."""
+    env = {"AVAPD_PRE_DRAIN_SECONDS": "1.5", "AVAPD_DRAIN_SECONDS": "5", "AVAPD_ENGINE": engine}
     server = serve(sample.reader_url, env=env).wait_serving()
     with server.calls() as calls:
         seen = watch(calls)
@@ -55,7 +57,7 @@ def test_not_serving_comes_first_and_the_listener_stays_open_meanwhile(
         assert seen.get(timeout=1) == "NOT_SERVING"
         with server.calls() as late:
             assert late.get("addVar").code == 0
-            assert late.health() == "NOT_SERVING"
+            assert (late.health(), late.health("liveness")) == ("NOT_SERVING", "SERVING")
         assert server.http("/readyz") == (503, "draining\n")
         assert seen.get(timeout=5).startswith("end ")
     assert server.wait_end() == 0
