@@ -129,6 +129,8 @@ class Master:
         self._supervisor.on_report = self._note_report
         self._metrics.register(self._audit)
         self._metrics.register(self._telemetry)
+        if self._store is not None:
+            self._metrics.register(self._store)
         if self._certificates is not None:
             self._metrics.register(self._certificates)
             self._certificates.note = self._audit.note

@@ -31,9 +31,11 @@ import struct
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import orjson
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from avapd.control.guard import Switches
 from avapd.control.history import KEPT, Entry
@@ -102,8 +104,8 @@ def read_catalog(path: Path, key: bytes | None) -> tuple[Head, bytes]:
     return head, records
 
 
-class Store:
-    """A folder. `failures` counts what could not be written."""
+class Store(Collector):
+    """A folder. `failures` counts what could not be written, also in the metrics."""
 
     def __init__(self, folder: str, signing_key: str | None, log: Log) -> None:
         self.failures = 0
@@ -113,6 +115,14 @@ class Store:
         self._log = log
         self._waiting: dict[str, Callable[[], None]] = {}
         self._writer: asyncio.Task[None] | None = None
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing in advance, as of all our collectors."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """How often the disk refused."""
+        yield CounterMetricFamily("avap_store_failures", "Files that could not be written to the folder", self.failures)
 
     # --- writing, in the background, newest wins --------------------------------------------------------------
 
@@ -287,8 +297,3 @@ def _read_entry(path: Path) -> Entry:
 
 def _messages(records: bytes) -> Iterator[bytes]:
     return (message for _, message in messages_in(records, 0, len(records)))
-
-
-def facts(store: Store | None) -> dict[str, Any] | None:
-    """What people are shown of it."""
-    return None if store is None else {"failures": store.failures, "served": store.served or None}

@@ -205,7 +205,7 @@ def test_a_full_disk_costs_a_warning_and_a_count(disk: Disk, monkeypatch: pytest
     with monkeypatch.context() as patched:
         patched.setattr(os, "write", full)
         store = asyncio.run(keep())
-    assert store.failures == 2
+    assert [sample.value for metric in store.collect() for sample in metric.samples] == [2]
     assert disk.lines.said("Not Kept on Disk")[0]["error"] == "No space left on device"
     assert sorted(path.name for path in disk.folder.iterdir()) == before
     assert asyncio.run(keep()).failures == 0
