@@ -51,7 +51,7 @@ class Browser:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._run(self._session.close())
+        self._run(self._leave())
         self._runner.close()
         self._process.kill()
         self._process.wait()
@@ -82,6 +82,10 @@ class Browser:
             tabs = await answer.json()
         address = next(tab["webSocketDebuggerUrl"] for tab in tabs if tab["type"] == "page")
         self._socket = await self._session.ws_connect(address, max_msg_size=0)
+
+    async def _leave(self) -> None:
+        await self._socket.close()
+        await self._session.close()
 
     async def _call(self, method: str, parameters: dict[str, Any]) -> dict[str, Any]:
         self._calls += 1
