@@ -80,7 +80,7 @@ CASES: dict[str, tuple[str, Any, str, Any, list[str]]] = {
         "AVAPD_CODE_GRAMMAR", sys.version_info.minor, "off", 0, ["", "on", "3", "3.6", "3.99", "2.7", "3.8.1", "py3"],
     ),
     "check_interface": ("AVAPD_CHECK_INTERFACE", True, "off", False, ["", "true", "1", "ON"]),
-    "start_check_seconds": ("AVAPD_START_CHECK_SECONDS", 0.5, "0", 0.0, [*SECONDS, "3601"]),
+    "start_check_seconds": ("AVAPD_START_CHECK_SECONDS", 0.3, "0", 0.0, [*SECONDS, "3601"]),
     "echo_request_id": ("AVAPD_ECHO_REQUEST_ID", True, "off", False, ["", "true", "1", "ON"]),
     "otel": ("AVAPD_OTEL", False, "on", True, ["", "true", "1", "ON"]),
     "otel_sample_ratio": ("AVAPD_OTEL_SAMPLE_RATIO", 0.0, "0.25", 0.25, [*SECONDS, "1.5"]),

@@ -259,7 +259,7 @@ class Config:
     start_check_seconds: float = setting(
         "AVAPD_START_CHECK_SECONDS",
         parse=parsers.seconds(0, 3600),
-        default=0.5,
+        default=0.3,
         help="how long a start checks definitions that no earlier run knew; the rest is checked while it is served",
     )
     audit_sink_url: str = setting(

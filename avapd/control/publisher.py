@@ -237,7 +237,7 @@ class Publisher:
         """Send it to one worker; whether it serves it. Raises RollOutError when it refuses, dies or hangs."""
         verdict: asyncio.Future[RollOutError | None] = asyncio.get_running_loop().create_future()
         self._offer = (worker, verdict)
-        self._send(worker, snap, thorough=True)
+        self._send(worker, snap, thorough=self.current is not None)  # at a start there is nothing to protect
         began = time.monotonic()
         boot_left = 0.0 if worker.booted else max(0.0, _BOOT_SECONDS - (began - worker.started_at))
         patience = boot_left + snap.total / _ACK_BYTES_PER_SECOND

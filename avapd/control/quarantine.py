@@ -14,7 +14,7 @@ import hashlib
 import heapq
 import time
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from avapd.control.catalog import Definition
@@ -111,11 +111,11 @@ class Screening:
         self._deadline = None if seconds is None else time.monotonic() + seconds
         self._on_progress = on_progress
 
-    def messages(self, definitions: Iterator[Definition], too_large: Iterable[str]) -> Iterator[bytes]:
+    def messages(self, definitions: Iterator[Definition], too_large: Collection[str]) -> Iterator[bytes]:
         """What is served of a whole table: serialized CommandResponses, in the order of the names. Raises OSError."""
-        pairs = heapq.merge(
-            ((one.name, one) for one in definitions), ((name, None) for name in sorted(too_large)), key=_name
-        )
+        pairs: Iterable[tuple[str, Definition | None]] = ((one.name, one) for one in definitions)
+        if too_large:  # seldom; a merge costs as much as the rest of this loop
+            pairs = heapq.merge(pairs, ((name, None) for name in sorted(too_large)), key=_name)
         waiting: list[tuple[bytes, bytes, Definition | None]] = []
         octets = 0
         for name, definition in pairs:
