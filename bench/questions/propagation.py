@@ -6,11 +6,11 @@ with the master's log line, which it writes once every worker has acknowledged t
 the other, every 2 ms until it comes. Half a second lies between two edits, since notifications that follow each other
 faster wait for each other, up to 0.25 s, and that wait is not measured here.
 
-*poll* waits for the next poll, 1 s apart here (60 s by default, so there it is
-half a minute on average). *hurried* is told to look at once (SIGHUP): that is what the road itself takes, from looking
-at the table to the last worker. *notified* has the triggers of `avapd db install-notify` on the table, and polls once a
-day. The time for which one worker serves a change alone (`AVAPD_CANARY_SECONDS`, 2 s by default) is off here, and comes
-on top.
+*poll* waits for the next poll, 1 s apart here (60 s by default, so there it is half a minute on average). *hurried* is
+told to look at once (SIGHUP): that is what the road itself takes, from looking at the table to the last worker.
+*notified* has the triggers of `avapd db install-notify` on the table, and polls once a day. Edits begin when what the
+start served unchecked has been checked. The time for which one worker serves a change alone (`AVAPD_CANARY_SECONDS`,
+2 s by default) is off here, and comes on top.
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ def run(run: Run) -> None:
                     _Watcher(server, name_of(count // 2), edits) as watcher,
                 ):
                     server.wait("SERVING")
+                    server.wait_checked()
                     run.commands.setdefault(f"avapd, {how}", server.command)
                     for number in numbers:
                         url = postgres.url()

@@ -137,6 +137,14 @@ class Avapd:
             found: dict[str, Any] = json.load(answer)
         return found
 
+    def wait_checked(self, seconds: float = 300.0) -> None:
+        """Wait until nothing is served that was not validated: that work takes CPU, if at the least priority."""
+        deadline = time.monotonic() + seconds
+        while self.status()["unchecked"]:
+            if time.monotonic() > deadline:
+                raise BenchError("what the start served unchecked is not checked")
+            time.sleep(0.1)
+
     def worker_pids(self) -> list[int]:
         """The pids of the workers, by slot; a slot between two workers is left out."""
         return [worker["pid"] for worker in self.status()["workers"] if worker["pid"]]

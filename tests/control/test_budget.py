@@ -86,7 +86,7 @@ def test_a_refused_reading_keeps_what_can_still_be_followed(database: Database) 
         poll = Poll(refresh, publisher, log, seconds=3600)
         assert await poll.once() is None
         first = publisher.current
-        left[0] = 100_000
+        left[0] = 400_000
         refresh._full_at = 0.0
         assert isinstance(await poll.once(), NoRoomError)
         assert publisher.current is first

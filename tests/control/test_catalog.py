@@ -259,7 +259,7 @@ class Table:
         for id_ in {*old, *new}:
             if id_ in old and id_ in new and old[id_]._replace(stamp=0) == new[id_]._replace(stamp=0):
                 continue
-            touched.add(id_ & 255)
+            touched.add(id_ >> 8 & 255)
             old.pop(id_, None)
             if id_ in new:
                 old[id_] = new[id_]
@@ -270,11 +270,11 @@ class Table:
 
     def changed(self, made: Catalog, buckets: frozenset[int], compiled: frozenset[int]) -> tuple[Plan, Changed]:
         """What the source would fetch for this catalog."""
-        marks = [_mark(one) for one in self.rows.values() if one.id & 255 in buckets]
+        marks = [_mark(one) for one in self.rows.values() if one.id >> 8 & 255 in buckets]
         packages = [
             Mark(one.id, one.stamp, one.command_name, None)
             for one in self.packages.values()
-            if one.id & 255 in compiled
+            if one.id >> 8 & 255 in compiled
         ]
         plan, wanted = made.plan(buckets, marks, compiled, packages)
         rows = [self.rows[id_] for id_ in wanted.ids]

@@ -72,10 +72,31 @@ def test_of_many_rows_only_the_changed_ones_travel(database: Database) -> None:
     found = follower.look()
     assert found is not None
     assert sorted(row.name or "" for row in found.functions) == ["command_002500", "new"]
-    assert len(found.marks) < 200
+    assert len(found.marks) < 4 * 256
     assert follower.served["command_002500"].code == b"edited"
     assert "command_000007" not in follower.served
     assert follower.same_as_table()
+    assert follower.look() is None
+
+
+def test_ids_may_lie_anywhere(database: Database) -> None:
+    """Below zero, far apart, at both ends of a bucket and of the type: each edit and each loss is found."""
+    ids = [-(2**31), -257, -256, -1, 0, 255, 256, 65_535, 65_536, 70_000, 2**31 - 257, 2**31 - 1]
+    insert = "INSERT INTO obex_dapl_functions (id, name, code) VALUES ($1, $2, 'x = 1')"
+    for id_ in ids[::2]:
+        database.execute(insert, id_, f"c{id_}")
+    follower = Follower(database.reader_url)
+    for id_ in ids[1::2]:
+        database.execute(insert, id_, f"c{id_}")
+        assert follower.look() is not None
+        assert follower.same_as_table()
+    for id_ in ids:
+        database.execute("UPDATE obex_dapl_functions SET code = 'x = 2' WHERE id = $1", id_)
+        assert follower.look() is not None
+        assert follower.served[f"c{id_}"].code == b"x = 2"
+        database.execute("DELETE FROM obex_dapl_functions WHERE id = $1", id_)
+        assert follower.look() is not None
+        assert f"c{id_}" not in follower.served
     assert follower.look() is None
 
 

@@ -16,7 +16,6 @@ from typing import Any, Final, NamedTuple
 from avapd.control.source import tables
 from avapd.control.source.connection import Database
 from avapd.control.source.tables import (
-    BUCKETS,
     BYTECODE,
     TABLE,
     Changed,
@@ -122,8 +121,9 @@ class Source:
         buckets = differing(known.functions, now.functions)
         compiled_buckets = differing(known.compiled or {}, now.compiled or {})
         limit = self._max_definition_bytes
-        afford(Size(whole.rows * len(buckets) // BUCKETS, 0), None)
-        marks = await self._marks(connection, tables.MARKS, TABLE, limit, list(buckets))
+        afford(Size(whole.rows * len(buckets) // max(1, len(now.functions)), 0), None)
+        query = tables.MARKS_OF_FEW if len(buckets) <= tables.FEW_BUCKETS else tables.MARKS
+        marks = await self._marks(connection, query, TABLE, limit, list(buckets))
         of_compiled = []
         if compiled and compiled_buckets:
             of_compiled = await self._marks(connection, tables.COMPILED_MARKS, BYTECODE, list(compiled_buckets))
@@ -178,7 +178,7 @@ class Source:
         return record[0], record[1], buckets
 
     def _sql(self, query: str, table: str = TABLE, **more: str) -> str:
-        return query.format(schema=self._schema, table=table, **more)
+        return query.format(schema=self._schema, table=table, bucket=tables.BUCKET, **more)
 
     async def _stamped(self, connection: Any, *, compiled: bool) -> bool:
         """Whether rows have an xmin: those of ordinary and partitioned tables have, those of views have not."""

@@ -1,9 +1,10 @@
 """The tables: what is asked of them, and what comes back.
 
 The fingerprint. A row's `xmin`, the transaction that wrote it, changes with every change of the row. `hashint8extended`
-mixes it with the id to 64 bits, and these are added up in 256 buckets by the low bits of the id: one row comes back,
+mixes it with the id to 64 bits, and these are added up in 256 buckets, by turns of 256 ids: one row comes back,
 whatever the size of the table. Equal sums of equally many rows mean an equal table; where a bucket differs, its rows
-are looked at one by one: first their marks (id, xmin, name), then the content of those that are new or changed.
+are looked at one by one: first their marks (id, xmin, name), then the content of those that are new or changed. Where
+few buckets differ, the primary key leads to their ids (100,000 rows: 2 ms; 17 to read the table again).
 
 `OFFSET 0` keeps the planner from grouping whole rows: it expects a bucket for every row, and would sort the table on
 disk (100,000 rows: 240 ms and more, 57 ms with it).
@@ -15,7 +16,9 @@ from typing import Final, NamedTuple
 
 TABLE: Final = "obex_dapl_functions"
 BYTECODE: Final = "avap_bytecode"
-BUCKETS: Final = 256
+# A few buckets are found by ranges of ids; of more, the whole table is read at once.
+FEW_BUCKETS: Final = 16
+BUCKET: Final = "((id >> 8) & 255)::int"
 
 FINGERPRINT: Final = """
     SELECT coalesce(sum(rows), 0)::bigint, coalesce(sum(octets), 0)::bigint,
@@ -23,7 +26,7 @@ FINGERPRINT: Final = """
     FROM (
         SELECT bucket, count(*) AS rows, sum(mark) AS mark, sum(octets) AS octets
         FROM (
-            SELECT (id & 255)::int AS bucket, hashint8extended(id, xmin::text::bigint) AS mark, {octets} AS octets
+            SELECT {bucket} AS bucket, hashint8extended(id, xmin::text::bigint) AS mark, {octets} AS octets
             FROM {schema}.{table} OFFSET 0
         ) AS marks GROUP BY 1
     ) AS buckets"""
@@ -45,18 +48,28 @@ _COLUMNS: Final = """id, {stamp} AS stamp, name, type,
     ) AS sized"""
 ROWS: Final = "SELECT " + _COLUMNS
 ROWS_BY_ID: Final = ROWS + " WHERE id = ANY($2::bigint[])"
-MARKS: Final = """
+_MARK: Final = """
     SELECT id, xmin::text::bigint, name,
            CASE WHEN greatest(octet_length(interface), octet_length(code), 0) > $1 THEN 'too_large'
                 WHEN code IS NULL THEN 'no_code' END
-    FROM {schema}.{table} WHERE (id & 255)::int = ANY($2::int[])"""
+    FROM {schema}.{table}"""
+MARKS: Final = _MARK + " WHERE {bucket} = ANY($2::int[])"
+MARKS_OF_FEW: Final = (
+    """
+    SELECT found.* FROM unnest($2::int[]) AS bucket,
+        (SELECT min(id)::bigint >> 16 AS low, max(id)::bigint >> 16 AS high FROM {schema}.{table}) AS ids,
+        generate_series(low, high) AS turn, LATERAL (SELECT (turn << 16) + (bucket << 8) AS first) AS range,
+        LATERAL ("""  # noqa: S608  # no value is put into it
+    + _MARK
+    + " WHERE id >= first AND id < first + 256) AS found"
+)
 COMPILED: Final = """
     SELECT id, {stamp} AS stamp, command_name, bytecode, source_hash FROM {schema}.{table}
     WHERE bytecode IS NOT NULL AND octet_length(bytecode) <= $1"""
 COMPILED_BY_NAME: Final = COMPILED + " AND command_name = ANY($2::text[])"
 COMPILED_MARKS: Final = """
     SELECT id, xmin::text::bigint, command_name, NULL
-    FROM {schema}.{table} WHERE (id & 255)::int = ANY($1::int[])"""
+    FROM {schema}.{table} WHERE {bucket} = ANY($1::int[])"""
 
 
 class Size(NamedTuple):
