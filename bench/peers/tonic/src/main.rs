@@ -17,12 +17,16 @@ use prost::Message;
 use prost::bytes::Bytes;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
+use tonic::codegen::BoxStream;
 use tonic::service::{Interceptor, interceptor::InterceptedService};
 use tonic::transport::{Server, server::TcpIncoming};
 use tonic::{Request, Response, Status};
 
 use avap::definition_engine_server::{DefinitionEngine, DefinitionEngineServer};
-use avap::{CatalogResponse, CommandRequest, CommandResponse, Empty};
+use avap::{
+    CatalogChunk, CatalogEvent, CatalogRequest, CatalogResponse, CommandRequest, CommandResponse,
+    Empty,
+};
 
 mod avap {
     tonic::include_proto!("avap");
@@ -64,6 +68,25 @@ impl DefinitionEngine for Engine {
         _request: Request<Empty>,
     ) -> Result<Response<CatalogResponse>, Status> {
         Ok(Response::new(self.catalog.clone()))
+    }
+
+    // The streams of avapd are not measured elsewhere.
+    type StreamCatalogStream = BoxStream<CatalogChunk>;
+
+    async fn stream_catalog(
+        &self,
+        _request: Request<CatalogRequest>,
+    ) -> Result<Response<Self::StreamCatalogStream>, Status> {
+        Err(Status::unimplemented("StreamCatalog"))
+    }
+
+    type WatchCatalogStream = BoxStream<CatalogEvent>;
+
+    async fn watch_catalog(
+        &self,
+        _request: Request<CatalogRequest>,
+    ) -> Result<Response<Self::WatchCatalogStream>, Status> {
+        Err(Status::unimplemented("WatchCatalog"))
     }
 }
 
