@@ -96,6 +96,8 @@ def _open_loops(run: Run, number: int, postgres: Postgres, source: Source, cases
     with service(postgres.url(READER), count, _DEFINITION_BYTES) as served, contextlib.ExitStack() as stack:
         with pinned({run.cores.server}):
             target = stack.enter_context(avapd(run, WIRE, served))
+        assert target.avapd is not None
+        target.avapd.wait_checked()
         stack.enter_context(_stepped_back(postgres, run.cores.client))
         for case in cases:
             seconds = _QUICK_SECONDS if run.quick else _SWAP_SECONDS if case.swaps else _SECONDS
@@ -137,6 +139,7 @@ def _checked(run: Run, number: int, postgres: Postgres, source: Source, cases: l
     settings = {"AVAPD_REFRESH_SECONDS": _REFRESH_SECONDS, "AVAPD_MAX_ANSWER_BYTES": str(1 << 30)}
     with Avapd(postgres.url(READER), workers=_WORKERS, **settings) as server:
         server.wait("SERVING")
+        server.wait_checked()
         run.commands.setdefault("avapd, checked", server.command)
         task = Task(server.port, count, _DEFINITION_BYTES, run.cores.client)
         if _QUIET in cases:
