@@ -132,12 +132,14 @@ def test_b31_at_the_end_of_the_grace_calls_are_unavailable() -> None:
 
 
 def test_b31_health_says_so_first(peer: Client, health: Health) -> None:
-    """B31: NOT_SERVING under every name, by Check and Watch, while calls are still served."""
+    """B31: NOT_SERVING, by Check and Watch, while calls are still served; who answers lives (contract part 5)."""
+    ask(peer, HEALTH + b"Watch", body=asked(""))
     ask(peer, HEALTH + b"Watch", body=asked("liveness"))
     assert ask(peer, HEALTH + b"Check", body=asked("liveness")) == SERVED
     health.drain()
     peer.settle()
     assert statuses(peer, 1) == ["SERVING", "NOT_SERVING"]
+    assert statuses(peer, 3) == ["SERVING"]
     assert ask(peer, GET, RIGHT, body=framed(CommandRequest(name="known").SerializeToString())) == SERVED
 
 
