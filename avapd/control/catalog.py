@@ -231,7 +231,7 @@ def _unfit(mark: Mark) -> str | None:
 
 
 def _compare(known: dict[int, Mark], buckets: frozenset[int], marks: Iterable[Mark]) -> tuple[list[Mark], list[int]]:
-    """The marks that are new or of another stamp, and the ids that are no longer in their buckets."""
+    """The marks that are new or of another stamp, and the ids that are no longer in their buckets (tables.BUCKET)."""
     found = {mark.id: mark for mark in marks}
     new = [mark for mark in found.values() if mark.id not in known or known[mark.id].stamp != mark.stamp]
     gone = [id_ for id_ in known if id_ >> 8 & 255 in buckets and id_ not in found] if buckets else []

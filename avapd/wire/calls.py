@@ -183,7 +183,7 @@ class Calls:
     def unary(self, head: Head, request: bytes) -> Response | None:
         """The response to the whole request of a unary call, None for other calls."""
         if isinstance(head, Marked):
-            return head.answered(self._plain, request)
+            return head.answered(self.respond, request)
         method = head.method
         if method is None or method.kind is not Kind.UNARY:
             return None
@@ -193,13 +193,13 @@ class Calls:
             outcome = self._application.outcome(head.path, refused.code)
             return grpc.trailers_only(refused.code, refused.message, outcome, *refused.more)
 
-    def _plain(self, head: Head, request: bytes) -> Response | None:
+    def respond(self, head: Head, request: bytes) -> Response | None:
+        """The response to the whole request of a call: known, a refusal, or that of `unary`."""
         return head.answers.get(request) or self.refusal(head) or self.unary(head, request)
 
     def _ask(self, head: Head, method: Method, request: bytes) -> Response:
         """Call a unary method. Raises Refused."""
-        message = self._only(request, head)
-        answer = self._serve(head, method, message)
+        answer = self._serve(head, method, self._only(request, head))
         response = grpc.response(answer, self._application.outcome(head.path, answer.code), gzip=head.gzip)
         if answer is not _FAILED and head.memo is not None and not request[0]:
             head.memo.offer(request, response)

@@ -228,7 +228,7 @@ class Connection:
         session = self._session
         if head.length < 0 or head.length == len(request):
             calls = session.calls
-            response = head.answers.get(request) or calls.refusal(head) or calls.unary(head, request)
+            response = calls.respond(head, request)
             if response is not None:
                 session.credit(len(request))
                 if session.outbox.whole(number, session.outbox.initial, response):
