@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import select
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+from support.stage import files
 
 from avapd.control.listeners import open_listeners
 from avapd.errors import SocketError
@@ -88,8 +87,7 @@ def test_an_address_that_cannot_be_had_is_an_error_of_ours(host: str) -> None:
 
 def test_nothing_stays_open_when_a_later_socket_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     """The sockets before it are closed."""
-    gc.collect()  # what other tests have left to it
-    before = len(list(Path("/proc/self/fd").iterdir()))
+    before = files()
     real = socket.socket.listen
     calls = []
 
@@ -104,4 +102,4 @@ def test_nothing_stays_open_when_a_later_socket_fails(monkeypatch: pytest.Monkey
         open_listeners("127.0.0.1", 0, 4)
     monkeypatch.undo()
     calls.clear()
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert files() == before

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.stage import files
 
 from avapd.control import packer as module
 from avapd.control.catalog import Definition
@@ -67,15 +67,11 @@ def same(one: Snapshot, other: Snapshot) -> None:
 
 
 @pytest.fixture
-def open_files() -> Iterator[Callable[[], int]]:
-    """How many descriptors are open; at the end as many as at the beginning."""
-
-    def count() -> int:
-        return len(list(Path("/proc/self/fd").iterdir()))
-
-    before = count()
-    yield count
-    assert count() == before
+def nothing_left() -> Iterator[None]:
+    """At the end as many descriptors are open as at the beginning."""
+    before = files()
+    yield
+    assert files() == before
 
 
 @given(TABLES, st.lists(EDITS, max_size=4))
@@ -121,16 +117,16 @@ def test_the_difference_undoes_itself(table: dict[str, str], edits: dict[str, st
         snap.close()
 
 
-def test_a_patch_is_small_and_shares_its_base(open_files: Callable[[], int]) -> None:
+def test_a_patch_is_small_and_shares_its_base(nothing_left: None) -> None:
     """One change among 10,000 definitions takes less than 2 KB, one more descriptor, and the same base."""
     packer = Packer()
     base = packed(packer, {f"command_{number:05}": "x" * 500 for number in range(10_000)})
-    files = open_files()
+    open_before = files()
     patched = packer.patch(base, changes_of({"command_05000": "new"}))
     assert patched.base is base.base
     assert patched.size < 2_000
     assert patched.total == patched.size + base.size
-    assert open_files() == files + 2  # its own and its mapping's
+    assert files() == open_before + 2  # its own and its mapping's
     base.close()
     assert patched.view.get(key_of("command_00001")) is not None
     patched.close()
@@ -167,16 +163,16 @@ def test_generations_rise_with_whatever_is_made() -> None:
     second.close()
 
 
-def test_a_snapshot_that_cannot_be_built_leaves_nothing(open_files: Callable[[], int]) -> None:
+def test_a_snapshot_that_cannot_be_built_leaves_nothing(nothing_left: None) -> None:
     """No descriptor, when its definitions end in an error or the host has no memory."""
     base = packed(Packer(), {"a": "1"})
-    files = open_files()
+    open_before = files()
     for _ in range(5):
         with pytest.raises(OSError, match="Cannot allocate"):
             Packer().pack(1, failing(OSError(12, "Cannot allocate memory")))
         with pytest.raises(TypeError):
             Packer().patch(base, {b"\x0a\x01a": 1})  # type: ignore[dict-item]
-    assert open_files() == files
+    assert files() == open_before
     base.close()
 
 

@@ -8,7 +8,6 @@ import hashlib
 import socket
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -16,6 +15,7 @@ import asyncpg
 import pytest
 from support.database import Database
 from support.server import free_port
+from support.stage import files
 from support.waiting import wait_until
 
 from avapd.control.source import Rows, Source, SourceRow
@@ -40,11 +40,6 @@ def source(
 def read(url: str, *, compiled: bool = False, **options: Any) -> Rows:
     """One read, on an event loop of its own."""
     return asyncio.run(source(url, **options).read(compiled=compiled))
-
-
-def files() -> int:
-    """How many descriptors this process has open."""
-    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 # --- what is read -----------------------------------------------------------------------------------------------

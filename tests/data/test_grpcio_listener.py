@@ -8,22 +8,17 @@ import select
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
+from support.stage import files
 
 from avapd.data.grpcio_listener import Door
 from avapd.errors import SocketError
 
 OPTIONS = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0)]
-
-
-def files() -> int:
-    """How many descriptors this process has open."""
-    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def listening() -> socket.socket:

@@ -7,13 +7,13 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.stage import files
 
 from avapd.errors import ChannelError
 from avapd.shared import channel
@@ -53,11 +53,6 @@ MESSAGES: list[Message] = [
     Spans(spans=[["GetCommand", 200, "ab", "", 1, 2]], dropped=3),
     Drain(at_once=False), Booted(), Ack(generation=1, seconds=0.25), Reject(generation=2, reason="ñ\n\x00 日本語"),
 ]  # fmt: skip
-
-
-def files() -> set[str]:
-    """The descriptors this process has open."""
-    return {entry.name for entry in Path("/proc/self/fd").iterdir()}
 
 
 def needed(message: Message) -> int:

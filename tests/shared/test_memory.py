@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.stage import files
 
 from avapd.errors import SnapshotError
 from avapd.shared import memory
@@ -22,11 +22,6 @@ def sealed(data: bytes, seals: int = ALL) -> int:
     memory.write_at(fd, data, 0)
     memory.seal(fd, seals)
     return fd
-
-
-def files() -> int:
-    """How many descriptors this process has open."""
-    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def test_new_memory_is_zero_and_of_its_size() -> None:

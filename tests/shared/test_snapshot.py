@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from support.stage import files
 
 from avapd.errors import SnapshotError
 from avapd.pb.avap_pb2 import CatalogResponse, CommandRequest, CommandResponse
@@ -358,7 +359,7 @@ def test_a_refused_arena_leaves_nothing_behind() -> None:
 
     def held() -> tuple[int, int]:
         with Path("/proc/self/maps").open(encoding="ascii") as maps:
-            return len(list(Path("/proc/self/fd").iterdir())), sum("memfd:test" in line for line in maps)
+            return files(), sum("memfd:test" in line for line in maps)
 
     before = held()
     for _ in range(20):
