@@ -24,6 +24,7 @@ from prometheus_client.exposition import choose_encoder
 
 from avapd.config import Config
 from avapd.control import page
+from avapd.control.certificates import Certificates
 from avapd.control.plane import Plane
 from avapd.control.publications import Publications
 from avapd.control.status import Status
@@ -40,11 +41,13 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Admin:
     """The HTTP server of the master."""
 
-    def __init__(self, registry: CollectorRegistry, plane: Plane, config: Config) -> None:
-        """Needs the running loop."""
+    def __init__(
+        self, registry: CollectorRegistry, plane: Plane, config: Config, certificates: Certificates | None = None
+    ) -> None:
+        """Needs the running loop. `certificates` are None without TLS."""
         self._registry = registry
         self._meter = Meter(plane.board)
-        self._status = Status(plane, self._meter, config)
+        self._status = Status(plane, self._meter, config, certificates)
         self._publications = Publications(plane.refresh.history, plane.publisher)
         self._sources = config.admin_sources
         self._local = _is_loopback(config.admin_host.strip("[]"))

@@ -186,6 +186,21 @@ class Certificates(Collector):
         self._bundle = prove(self._contents)
         self._fd = _sealed(self._bundle.pem)
 
+    @property
+    def expires(self) -> dict[str, float]:
+        """When the first certificate of each file that is shown expires, in seconds of the epoch."""
+        return self._bundle.expires
+
+    @property
+    def refused(self) -> bool:
+        """Whether the files hold what cannot be shown."""
+        return self._refused is not None
+
+    @property
+    def expire_soon(self) -> bool:
+        """Whether one does so within `SOON_DAYS`."""
+        return min(self._bundle.expires.values()) < time.time() + SOON_DAYS * 86_400
+
     def publish_to(self, publish: Callable[[Message, int], None]) -> None:
         """Hand to `publish` what the workers show, now and whenever it changes. The descriptor stays ours."""
         self._publish = publish
@@ -239,7 +254,7 @@ class Certificates(Collector):
     def _show(self) -> None:
         self._publish(Message(client_ca=self._bundle.client_ca), self._fd)
         ends = {f"{name}_expires": _utc(at) for name, at in self._bundle.expires.items()}
-        if min(self._bundle.expires.values()) < time.time() + SOON_DAYS * 86_400:
+        if self.expire_soon:
             self._log.warn("Certificates Expire Soon", **ends)
         else:
             self._log.info("Certificates Shown", **ends)
@@ -262,8 +277,9 @@ class Certificates(Collector):
         for result, count in self._results.items():
             results.add_metric((result,), count)
         yield results
-        refused = int(self._refused is not None)
-        yield GaugeMetricFamily("avap_tls_files_refused", "Whether the files hold what cannot be shown", refused)
+        yield GaugeMetricFamily(
+            "avap_tls_files_refused", "Whether the files hold what cannot be shown", int(self.refused)
+        )
 
 
 def _utc(seconds: float) -> str:

@@ -123,7 +123,7 @@ class Master:
         self._audit = Audit(log, sink_of(config, log))
         self._operator = Operator(plane, log, keep=self._keep_switches, note=self._audit.note)
         self._metrics = registry(plane, config.engine, self._keys)
-        self._admin = Admin(self._metrics, plane, config)
+        self._admin = Admin(self._metrics, plane, config, self._certificates)
         self._refresh.note, self._refresh.span = self._audit.note, self._telemetry.span
         self._keys.note = self._audit.note
         self._supervisor.on_report = self._note_report

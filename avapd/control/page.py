@@ -224,6 +224,11 @@ def _table(facts: dict[str, Any]) -> Html:
     )  # fmt: skip
 
 
+def _certificates(facts: dict[str, Any]) -> Html:
+    ends = sorted((at, name) for name, at in facts["certificates"].items())
+    return _joined([", ".join(f"{name.replace('_', ' ')} {at[:10]}" for at, name in ends) or "clear text, without TLS"])
+
+
 def _switches(facts: dict[str, Any]) -> Html:
     frozen: object = "no"
     if facts["frozen"]:
@@ -233,7 +238,7 @@ def _switches(facts: dict[str, Any]) -> Html:
     names = ", ".join(denied) + (f" and {len(facts['denied']) - SHOWN} more" if len(facts["denied"]) > SHOWN else "")
     return _facts(
         ("Frozen", frozen), ("Denied", names or "nothing"), ("Approved", ", ".join(facts["approved"]) or "nothing"),
-        ("Candidate refused", facts["refused"] or "none"),
+        ("Candidate refused", facts["refused"] or "none"), ("Certificates expire", _certificates(facts)),
     )  # fmt: skip
 
 

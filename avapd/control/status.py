@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 from avapd import __version__
 from avapd.config import Config
 from avapd.control import host
+from avapd.control.certificates import Certificates
 from avapd.control.plane import Plane
 from avapd.control.supervisor import Slot
 from avapd.control.traffic import Counts, Meter, Traffic, total
@@ -38,9 +39,10 @@ class Condition(NamedTuple):
 class Status:
     """Looks at the parts of a control plane. `draining` is set when the master begins to stop."""
 
-    def __init__(self, plane: Plane, meter: Meter, config: Config) -> None:
+    def __init__(self, plane: Plane, meter: Meter, config: Config, certificates: Certificates | None) -> None:
         self._board, self._poll, self._refresh, self._publisher, self._supervisor, self._notifications = plane
         self._meter = meter
+        self._certificates = certificates
         self._environment, self._engine = config.environment, config.engine
         self._started, self._began = time.time(), time.monotonic()
         self.draining = False
@@ -64,7 +66,18 @@ class Status:
             Condition("updates", not frozen, f"frozen: {frozen}" if frozen else "not frozen", required=False),
             Condition("candidate", refused is None, str(refused.error) if refused else "none refused", required=False),
             Condition("quarantine", not held, f"definitions that fail validation: {held}", required=False),
+            *self._on_certificates(),
         ]  # fmt: skip
+
+    def _on_certificates(self) -> Iterator[Condition]:
+        """How those stand that clients are shown; nothing without TLS."""
+        shown = self._certificates
+        if shown is not None:
+            first = f"the first expires on {utc(min(shown.expires.values()))}"
+            reason = (
+                f"the files hold what cannot be shown, the old ones are shown on; {first}" if shown.refused else first
+            )
+            yield Condition("certificates", not (shown.refused or shown.expire_soon), reason, required=False)
 
     def facts(self, *, buckets: bool = False) -> dict[str, Any]:
         """All of it; with `buckets` also the counters that rates and percentiles are made of."""
@@ -94,6 +107,9 @@ class Status:
             "catalog_age_seconds": round(time.time() - times.check, 1) if times.check else None,
             "database": {"up": self._refresh.source_up, "last_error": self._poll.last_error or None},
             "listening": self._notifications.listening,
+            "certificates": {
+                name: utc(at) for name, at in (self._certificates.expires if self._certificates else {}).items()
+            },
             "polls": {**self._poll.results, "last_seconds": round(self._poll.duration_last, 4)},
             "rejected": self._refresh.rejected,
             "quarantined": self._refresh.quarantine.counts(),

@@ -91,6 +91,10 @@ class Access:
         self._ring = Keyring(self._keys, wall)
         return True
 
+    def name_at(self, column: int) -> str:
+        """The name of the key that is counted in this column of the board; empty when there is none now."""
+        return next((key.name for key in self._keys if key.column == column), "")
+
     def admits(self, key: Key) -> bool:
         """Whether a call with this key is within its rate, if it has one."""
         return not key.rate or self.meter.admits(key)

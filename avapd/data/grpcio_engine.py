@@ -141,17 +141,17 @@ class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no typ
                 count(method, 0, clock() - began)
                 return answer.whole()
             count(method, _COLUMN[answer.code], clock() - began)
-            self._note(answer, context)
+            self._note(answer, context, key)
             await context.abort(_CODES[answer.code], answer.message)
             raise AssertionError("abort raises")
 
         return call
 
-    def _note(self, answer: Answer, context: Any) -> None:
+    def _note(self, answer: Answer, context: Any, key: Key | None = None) -> None:
         """Have refusals audited."""
         reason = REASONS.get(STATUS_OF_CODE[answer.code])
         if reason is not None:
-            self._reports.refusals.note(reason, address_in(context.peer()))
+            self._reports.refusals.note(reason, address_in(context.peer()), key=key.name if key else "")
 
     # --- streams ----------------------------------------------------------------------------------------------
 
@@ -181,6 +181,7 @@ class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no typ
             self._row.count(method, _COLUMN[answer.code], 0)
             self._row.count_key(key.column)
             if answer.code != OK:
+                self._note(answer, context, key)
                 await context.abort(_CODES[answer.code], answer.message)
 
         return call
@@ -253,17 +254,7 @@ class GrpcioEngine:
     ) -> None:
         limits = start.limits
         self.reports = Reports(start, log)
-        options = [
-            ("grpc.so_reuseport", 0),
-            ("grpc.max_receive_message_length", limits["request_bytes"]),
-            ("grpc.max_send_message_length", -1),
-            ("grpc.max_metadata_size", limits["header_bytes"]),
-            ("grpc.absolute_max_metadata_size", limits["header_bytes"]),
-            ("grpc.max_concurrent_streams", limits["streams"]),
-            ("grpc.server_handshake_timeout_ms", int(1000 * limits["handshake_seconds"])),
-            # Probes are PINGs that size the window for what we receive, which is never more than a request.
-            ("grpc.http2.bdp_probe", 0),
-        ]
+        options = _options(limits)
         self._server = grpc.aio.server(options=options)
         self._health_server = grpc.aio.server(options=options)
         self._health = GrpcioHealth()
@@ -366,6 +357,33 @@ class GrpcioEngine:
             await asyncio.sleep(_SETTLE_SECONDS)
         left = max(0.0, deadline - time.monotonic())
         await asyncio.gather(self._server.stop(left), self._health_server.stop(left))
+
+
+def _options(limits: dict[str, float]) -> list[tuple[str, int]]:
+    """Of our limits those that grpcio knows too, under its own names. It spreads the age of connections by itself."""
+
+    def milliseconds(limit: str) -> int:
+        return int(1000 * limits[limit])
+
+    return [
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", int(limits["request_bytes"])),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.max_metadata_size", int(limits["header_bytes"])),
+        ("grpc.absolute_max_metadata_size", int(limits["header_bytes"])),
+        ("grpc.max_concurrent_streams", int(limits["streams"])),
+        ("grpc.max_allowed_incoming_connections", int(limits["connections"])),
+        ("grpc.server_handshake_timeout_ms", milliseconds("handshake_seconds")),
+        ("grpc.max_connection_age_ms", milliseconds("age_seconds")),
+        ("grpc.max_connection_age_grace_ms", milliseconds("grace_seconds")),
+        ("grpc.max_connection_idle_ms", milliseconds("idle_seconds")),
+        ("grpc.keepalive_time_ms", milliseconds("keepalive_seconds")),
+        ("grpc.keepalive_timeout_ms", milliseconds("keepalive_timeout")),
+        ("grpc.http2.max_ping_strikes", int(limits["ping_strikes"])),
+        ("grpc.http2.min_ping_interval_without_data_ms", milliseconds("ping_seconds")),
+        # Probes are PINGs that size the window for what we receive, which is never more than a request.
+        ("grpc.http2.bdp_probe", 0),
+    ]
 
 
 def _add_reflection(server: Any) -> None:

@@ -269,7 +269,8 @@ class WireEngine:
             elif status == _DENIED:
                 denied += number
             if status in _REFUSED:
-                self.reports.refusals.note(_REFUSED[status], address(member.peer), number)
+                key = self._access.name_at(column) if column >= 0 else ""
+                self.reports.refusals.note(_REFUSED[status], address(member.peer), number, key)
         return denied
 
     async def _tick(self) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 
 import psutil
@@ -140,10 +141,14 @@ def test_bad_certificates_leave_the_old_one_in_place(
         assert server.metric("avap_tls_files_refused") == 1
         assert [one["event"] for one in server.events("Audit")].count("certificates_refused") == number
         assert shown(server.port, folder.context(folder.clients)) == leaf
+    assert "[-]certificates warns: the files hold what cannot be shown" in server.http("/readyz?verbose")[1]
     leaf = folder.rotate()
     server.process.send_signal(signal.SIGHUP)
     wait_until(lambda: all_show(server, folder, leaf))
     assert server.metric("avap_tls_files_refused") == 0
+    assert "[+]certificates ok: the first expires on " in server.http("/readyz?verbose")[1]
+    expires = datetime.fromisoformat(server.status()["certificates"]["server"]).timestamp()
+    assert expires == server.metric(EXPIRY, certificate="server")
 
 
 def test_what_stays_bad_is_told_once_and_what_is_half_written_not_at_all(

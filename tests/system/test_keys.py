@@ -184,7 +184,7 @@ def test_calls_are_counted_by_the_name_of_their_key(server: Server) -> None:
 
 
 def test_a_rate_is_that_of_all_workers_and_of_its_key_alone(server: Server) -> None:
-    """On connections to both: what goes beyond is RESOURCE_EXHAUSTED at once and counted; other keys are served."""
+    """On connections to both: what goes beyond is RESOURCE_EXHAUSTED at once, counted and audited; others are served."""
     channels = [server.calls(key_of("rated")) for _ in range(8)]
     with ThreadPoolExecutor(8) as pool, server.calls(key_of("two")) as two:
         outcomes: list[Outcome] = []
@@ -203,6 +203,12 @@ def test_a_rate_is_that_of_all_workers_and_of_its_key_alone(server: Server) -> N
     assert server.metric("avap_key_limited_total", key="rated") == len(limited)
     assert server.metric("avap_key_requests_total", key="rated") == len(outcomes)
     assert server.metric("avap_key_limited_total", key="two") == 0
+
+    def audited() -> list[dict[str, Any]]:
+        return [line for line in server.events("Audit") if line["event"] == "limited"]
+
+    wait_until(lambda: sum(line["count"] for line in audited()) == len(limited))
+    assert {(line["key"], line["peer"]) for line in audited()} == {("rated", "127.0.0.1")}
 
 
 def test_wrong_keys_become_too_many_and_right_ones_are_served(server: Server) -> None:

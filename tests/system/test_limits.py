@@ -86,6 +86,36 @@ def test_a_connection_beyond_the_limit_is_closed_at_once(
         assert get(calls).code == 0
 
 
+def test_grpcio_closes_connections_beyond_its_limit_as_well(serve: Serve, sample: Database) -> None:
+    """Those of a worker, the one of its limits that grpcio knows; who is in goes on, and there is room again after."""
+    env = {"AVAPD_ENGINE": "grpcio", "AVAPD_WORKERS": "1", "AVAPD_LIMIT_CONNECTIONS": "20"}
+    server = serve(sample.reader_url, env=env).wait_serving()
+    with server.calls() as calls:
+        assert get(calls).code == 0
+        with connected(server.port, 60) as sockets:
+            assert sum(map(greeted, sockets)) == 19
+            assert get(calls).code == 0
+        wait_until(lambda: knock(server.port), what="there is room again")
+        assert get(calls).code == 0
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_old_connections_are_told_to_go_and_no_call_is_lost(serve: Serve, sample: Database, engine: str) -> None:
+    """An idle one gets GOAWAY and its end; a client under load connects anew, which nobody notices."""
+    env = {"AVAPD_ENGINE": engine, "AVAPD_LIMIT_AGE_SECONDS": "1", "AVAPD_LIMIT_GRACE_SECONDS": "5"}
+    server = serve(sample.reader_url, env=env).wait_serving()
+    with Load(server.calls, get, threads=2) as load, connected(server.port, 1) as (sock,):
+        sock.settimeout(10)
+        heard = b""
+        with contextlib.suppress(ConnectionError):
+            while part := sock.recv(4096):
+                heard += part
+        assert b"max_age" in heard
+        calls_then = len(load.history)
+        wait_until(lambda: len(load.history) > calls_then + 100)
+    assert load.failures() == []
+
+
 @pytest.mark.skipif(not shutil.which("prlimit"), reason="needs prlimit (util-linux)")
 @pytest.mark.parametrize("engine", ENGINES)
 def test_more_connections_than_descriptors(serve: Serve, sample: Database, engine: str) -> None:
