@@ -20,6 +20,7 @@ from bench.questions import (
     latency,
     memory,
     miss,
+    overload,
     polls,
     propagation,
     scale,
@@ -33,8 +34,8 @@ from bench.questions import (
 from bench.servers.build import MissingToolError
 
 _MODULES = (
-    engine, latency, clients, blocks, miss, sizes, sync, scale, swap, propagation, watch, polls, startup, starts,
-    memory, idle,
+    engine, latency, overload, clients, blocks, miss, sizes, sync, scale, swap, propagation, watch, polls, startup,
+    starts, memory, idle,
 )  # fmt: skip
 BENCHES: dict[str, Bench] = {module.BENCH.name: module.BENCH for module in _MODULES}
 

@@ -2,15 +2,16 @@
 
     transport ──data_received──► Connection.receive ──► out ──one write──► transport
 
-Everything one read leads to leaves in one write. What is too much for one turn of the loop (`pending`, `ready`) goes on
-in the next one, so that a flood on one connection leaves the others their share. While the transport is full, nothing
-is read, parsed or sent: a client that does not read is waited for at most `stall_seconds`.
+Everything one read leads to leaves in one write. What is too much for one turn (`pending`, `ready`) goes on in another,
+see `Turns`, so that a flood on one connection leaves the others their share. While the transport is full, nothing is
+read, parsed or sent: a client that does not read is waited for at most `stall_seconds`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
+from collections import deque
 from collections.abc import Callable
 from time import monotonic, perf_counter_ns
 from typing import Final, cast
@@ -33,6 +34,42 @@ Count = Callable[[list[int], int, "WireProtocol"], int]
 Make = Callable[[Routes, "Members", Admission, Count], "WireProtocol"]
 
 
+class Turns:
+    """Connections that wait for another turn, and get it in the order in which they came.
+
+    After `SLICE_SECONDS` of turns the loop looks at its sockets again: who asks little is answered between the turns of
+    those who ask much, however many these are. Three hundred connections with a hundred calls each, all new to us, make
+    a round of 50 ms; a probe needs three looks, one to connect and two to ask.
+    """
+
+    SLICE_SECONDS: Final = 0.0005
+
+    def __init__(self) -> None:
+        self._waiting: deque[Callable[[], None]] = deque()
+        self._scheduled = False
+
+    def add(self, turn: Callable[[], None]) -> None:
+        """Have this called soon, once."""
+        self._waiting.append(turn)
+        self._schedule()
+
+    def _schedule(self) -> None:
+        if self._waiting and not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._run)
+
+    def _run(self) -> None:
+        self._scheduled = False
+        end = monotonic() + self.SLICE_SECONDS
+        try:
+            for _ in range(len(self._waiting)):
+                self._waiting.popleft()()
+                if monotonic() > end:
+                    break
+        finally:  # a defect in one turn must not keep the others from theirs
+            self._schedule()
+
+
 class Members:
     """The connections of an engine: `all`, and those that are `busy`, for which something is due soon.
 
@@ -45,6 +82,7 @@ class Members:
     def __init__(self) -> None:
         self.all: set[WireProtocol] = set()
         self.busy: set[WireProtocol] = set()
+        self.turns = Turns()
         self._ticking = False
 
     def stir(self, member: WireProtocol) -> None:
@@ -179,7 +217,7 @@ class WireProtocol(asyncio.Protocol):
     def _schedule(self) -> None:
         if not self._scheduled:
             self._scheduled = True
-            self._loop.call_soon(self._turn)
+            self._members.turns.add(self._turn)
 
     def _turn(self) -> None:
         """Go on with what the last turn left."""

@@ -20,17 +20,12 @@ import uvloop
 from avapd.pb import avap_pb2
 from avapd.wire import frames
 from avapd.wire.hpack import encode
+from bench.loads.knocking import HELLO
 from bench.servers.avapd import KEY, BenchError
 
 _SPAWN: Final = multiprocessing.get_context("spawn")
 _PREFIX_BYTES: Final = 5
 _READY_SECONDS: Final = 60.0
-_HELLO: Final = (
-    frames.PREFACE
-    + frames.settings({frames.INITIAL_WINDOW_SIZE: frames.MAX_WINDOW})
-    + frames.SETTINGS_ACK
-    + frames.window_update(0, frames.MAX_WINDOW - frames.WINDOW)
-)
 
 
 class Crowd(NamedTuple):
@@ -132,7 +127,7 @@ class _Client(asyncio.Protocol):
         ])  # fmt: skip
         head = frames.frame(frames.HEADERS, frames.END_HEADERS, 1, block)
         message = b"\0" + len(request).to_bytes(4, "big") + request
-        transport.write(_HELLO + head + frames.frame(frames.DATA, frames.END_STREAM, 1, message))
+        transport.write(HELLO + head + frames.frame(frames.DATA, frames.END_STREAM, 1, message))
 
     def data_received(self, data: bytes) -> None:
         now, octets = time.perf_counter(), self._octets

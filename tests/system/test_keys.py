@@ -184,7 +184,7 @@ def test_calls_are_counted_by_the_name_of_their_key(server: Server) -> None:
 
 
 def test_a_rate_is_that_of_all_workers_and_of_its_key_alone(server: Server) -> None:
-    """On connections to both: what goes beyond is RESOURCE_EXHAUSTED at once, counted and audited; others are served."""
+    """On connections to both: what goes beyond is RESOURCE_EXHAUSTED at once, counted, audited; others are served."""
     channels = [server.calls(key_of("rated")) for _ in range(8)]
     with ThreadPoolExecutor(8) as pool, server.calls(key_of("two")) as two:
         outcomes: list[Outcome] = []
