@@ -37,6 +37,10 @@ _TOO_LARGE: Final = MAX_FRAME + 1 << 8  # a frame's length and type
 _OLD: Final = 1 << 30
 
 
+def _nothing() -> None:
+    """Whom nobody hears any more is told nothing."""
+
+
 class Connection:
     """One client's connection.
 
@@ -315,6 +319,7 @@ class Connection:
         """The transport is gone: end every call."""
         self.out.clear()
         self._end()
+        self.on_output(_nothing)  # who holds us is held no longer: so we go at once, without the collector
 
     def stern(self, yes: bool) -> None:
         """Whether refusals are the sterner ones from now on; see grpc.Answer."""

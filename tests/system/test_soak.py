@@ -101,10 +101,11 @@ def test_two_hundred_publications_leave_nothing_behind(database: Database, serve
     assert clients.answered > PUBLICATIONS
     assert not clients.failed
     for place, series in enumerate(zip(*looks, strict=True)):
+        sizes = [(one.resident >> 10, one.private >> 10) for one in series]
         middle = sorted(one.resident for one in series)[len(series) // 2]
-        assert all(abs(one.resident - middle) <= 0.05 * middle for one in series), series
+        assert all(abs(one.resident - middle) <= 0.05 * middle for one in series), (place, sizes)
         assert series[-1].files <= max(one.files for one in series[:3]) + CHANCE, series
         assert series[-1].mappings <= max(one.mappings for one in series[:3]) + CHANCE, series
         if place:  # a worker
             grown = series[-1].private - series[0].private
-            assert grown <= LEFT_BY_EACH * LOOK_EVERY * (len(series) - 1) + LEFT_BY_CHANCE, series
+            assert grown <= LEFT_BY_EACH * LOOK_EVERY * (len(series) - 1) + LEFT_BY_CHANCE, (place, sizes)
