@@ -38,6 +38,7 @@ from avapd.control.refresh import Refresh
 from avapd.control.signals import Signals
 from avapd.control.source import Source
 from avapd.control.source.listener import Notifications
+from avapd.control.starter import step_back
 from avapd.control.store import Store
 from avapd.control.supervisor import Supervisor
 from avapd.control.telemetry import telemetry_of
@@ -116,6 +117,7 @@ class Master:
         self._notifications = Notifications(source.database, config.notify_channel, self._poll.notified, log)
         plane = Plane(self._board, self._poll, self._refresh, self._publisher, self._supervisor, self._notifications)
         self._observe(plane)
+        step_back()
 
     def _observe(self, plane: Plane) -> None:
         """Wire those who look on or give orders."""

@@ -27,6 +27,7 @@ from itertools import zip_longest
 from typing import Final, Protocol
 
 from avapd.control.listeners import BACKLOG
+from avapd.control.starter import Starter
 from avapd.control.worker import Worker
 from avapd.errors import ChannelError, CrashLoopError
 from avapd.log import Log
@@ -105,6 +106,7 @@ class Supervisor:
         self._board = board
         self._describe = describe
         self._environ = environ
+        self._starter = Starter()
         self._audience = audience
         self.on_report: Callable[[Worker, channel.Refusals | channel.Spans], None] = lambda _worker, _report: None
         self._log = log
@@ -178,7 +180,8 @@ class Supervisor:
 
     def _launch(self, slot: Slot, row: int, *, spare: bool) -> Worker:
         start = self._describe(slot.number, row, spare)
-        worker = Worker(start, self._board.row(row), self._board.fd, slot.listener, self._environ)
+        board, listener = self._board, slot.listener
+        worker = Worker(start, board.row(row), board.fd, listener, self._environ, popen=self._starter.start)
         if self._certificates is not None:
             worker.send(*self._certificates)
         self._workers[worker.pid] = worker

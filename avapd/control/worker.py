@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -45,8 +45,11 @@ class Worker:
     and, when there was something to load, loaded it: whatever it dies of later, it could start.
     """
 
-    def __init__(self, start: Start, row: Row, board_fd: int, listener: socket.socket, environ: dict[str, str]) -> None:
-        """Start the process. Raises OSError when the host cannot (processes, memory, descriptors)."""
+    def __init__(
+        self, start: Start, row: Row, board_fd: int, listener: socket.socket, environ: dict[str, str],
+        *, popen: Callable[..., subprocess.Popen[bytes]] = subprocess.Popen,
+    ) -> None:  # fmt: skip
+        """Start the process by `popen`. Raises OSError when the host cannot (processes, memory, descriptors)."""
         self.slot = start.slot
         self.row_number = start.row
         self.generation = 0
@@ -63,7 +66,7 @@ class Worker:
         with theirs:
             try:
                 # -P: a file in the working directory must never be imported by accident.
-                self._process = subprocess.Popen(
+                self._process = popen(
                     [sys.executable, "-P", "-m", "avapd.data", str(theirs.fileno()), f"worker-{start.slot}"],
                     stdin=subprocess.DEVNULL,
                     pass_fds=(theirs.fileno(),),

@@ -49,9 +49,13 @@ def talk(port: int, path: bytes) -> None:
 def test_nothing_is_left_to_the_collector(path: bytes) -> None:
     """Garbage in cycles grew by 6 KB a connection for a thousand of them, before anybody looked for it."""
 
+    def failed(_path: bytes, error: Exception) -> None:
+        raise error
+
     async def run() -> int:
         health = Health()
-        routes, members = Routes(HealthApplication(health, lambda *_: None), Limits()), Members()
+        health.set("", serving=True)
+        routes, members = Routes(HealthApplication(health, failed), Limits()), Members()
         loop = asyncio.get_running_loop()
         server = await loop.create_server(
             lambda: WireProtocol(routes, members, Probes(CLIENTS), lambda *_: 0), "127.0.0.1", 0
