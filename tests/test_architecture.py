@@ -42,10 +42,10 @@ GUARDED: dict[str, tuple[str, ...]] = {
     "prometheus_client": ("control",),
     "opentelemetry": ("control/otlp.py",),
     "subprocess": ("control", "demo"),
-    "grpc": (*(f"data/grpcio_{name}.py" for name in ("engine", "doors", "health", "marks")), "client"),
+    "grpc": (*(f"data/grpcio_{name}.py" for name in ("calls", "engine", "doors", "health", "marks")), "client"),
     **dict.fromkeys(
         ("grpc_health", "grpc_reflection"),
-        ("data/grpcio_engine.py", "data/grpcio_health.py", "data/reflection.py", "client"),
+        ("data/grpcio_engine.py", "data/reflection.py", "client"),
     ),
 }
 # What a room must not even take from the standard library.

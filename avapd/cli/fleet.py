@@ -51,6 +51,7 @@ def _facts(host: str, status: dict[str, Any] | str) -> dict[str, Any]:
     try:
         checked = status.get("last_check")
         facts["age"] = time.time() - datetime.fromisoformat(checked).timestamp() if checked else None
-    except (TypeError, ValueError):
-        facts["error"] = "no answer: not a status"
+        bytes.fromhex(facts["version_hash"] or "")
+    except (TypeError, ValueError):  # of another service, on that port
+        facts |= {"version_hash": None, "error": "no answer: not a status"}
     return {"host": host, **facts}

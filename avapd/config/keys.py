@@ -104,6 +104,8 @@ def _tables(text: str) -> list[tuple[str, dict[str, Any]]]:
     """Names and fields. The parser's own message is not passed on: it quotes the file."""
     try:
         found = tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("line 1: nested too deeply") from None
     except tomllib.TOMLDecodeError as error:
         told = re.search(r"\(at line ([0-9]+)", str(error))
         line = int(told[1]) if told else len(text.splitlines())

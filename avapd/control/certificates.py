@@ -16,10 +16,10 @@ import os
 import re
 import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -31,7 +31,7 @@ from avapd.shared import memory
 from avapd.shared.channel import Certificates as Message
 
 POLL_SECONDS: Final = 1.0
-SOON_DAYS: Final = 14
+_RENEWAL_SECONDS: Final = 14 * 86_400
 _MOST_BYTES: Final = 512 << 10
 _BLOCK: Final = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 _KEY: Final = re.compile(rb"-----BEGIN ((?:[A-Z]+ )*PRIVATE KEY)-----.+?-----END \1-----", re.DOTALL)
@@ -40,6 +40,23 @@ _REASONS: Final = {
     "KEY_VALUES_MISMATCH": "is the key of another certificate",
     "BAD_PASSWORD_READ": "has a password; it must have none",
 }
+
+
+class Validity(NamedTuple):
+    """From when until when a certificate is valid, in seconds of the epoch."""
+
+    begins: float
+    ends: float
+
+    @property
+    def renewal(self) -> float:
+        """When it should have been renewed: a third of its time before its end, 14 days at most."""
+        return self.ends - min(_RENEWAL_SECONDS, (self.ends - self.begins) / 3)
+
+    @classmethod
+    def of(cls, certificate: Mapping[str, Any]) -> Validity:
+        """Of what `ssl` tells of a certificate."""
+        return cls(*(ssl.cert_time_to_seconds(certificate[name]) for name in ("notBefore", "notAfter")))
 
 
 class Contents(NamedTuple):
@@ -52,11 +69,20 @@ class Contents(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Bundle:
-    """What was proved: certificate, chain and key as PEM, the clients' authorities as PEM, when each expires (Unix)."""
+    """What was proved: certificate, chain and key as PEM, the clients' authorities as PEM, when each expires (Unix).
+
+    `renewal` is when the first of them should have been renewed.
+    """
 
     pem: bytes = dataclasses.field(repr=False)
     client_ca: str
     expires: dict[str, float]
+    renewal: float
+
+    @property
+    def due(self) -> bool:
+        """Whether one expires soon."""
+        return self.renewal < time.time()
 
 
 # --- reading and proving ------------------------------------------------------------------------------------------
@@ -82,27 +108,31 @@ def _content(variable: str, path: str) -> bytes:
 
 
 def prove(contents: Contents) -> Bundle:
-    """Have the certificate shown in a handshake. Raises CertificateError."""
+    """Have the certificate shown in a handshake. Raises CertificateError, also when the host has no means for it."""
     chain = _blocks("AVAPD_TLS_CERT_FILE", contents.cert)
     key = _KEY.search(contents.key)  # it may stand in one file with the certificate
     if key is None:
         raise CertificateError("AVAPD_TLS_KEY_FILE holds no PEM private key")
     pem = b"\n".join((*chain, key[0]))
     try:
-        ends = _ends(chain)
-        ends.append(_shake(_server(pem), chain[0]))
+        found = {"server": [*_validities(chain), _shake(_server(pem), chain[0])]}
     except ssl.SSLError as error:
         why = error.verify_message if isinstance(error, ssl.SSLCertVerificationError) else _reason(error)
         raise CertificateError(f"AVAPD_TLS_CERT_FILE cannot be shown to clients: {why}") from None
-    expires = {"server": min(ends)}
+    except OSError as error:
+        raise CertificateError(f"AVAPD_TLS_CERT_FILE cannot be tried now: {error.strerror}") from None
     authorities: list[bytes] = []
     if contents.client_ca:
         authorities = _blocks("AVAPD_TLS_CLIENT_CA_FILE", contents.client_ca)
         try:
-            expires["client_ca"] = min(_ends(authorities))
-        except (ssl.SSLError, ValueError):
-            raise CertificateError("AVAPD_TLS_CLIENT_CA_FILE holds no certificate of an authority") from None
-    return Bundle(pem, b"\n".join(authorities).decode("ascii"), expires)
+            found["client_ca"] = _validities(authorities)
+        except ssl.SSLError:
+            found["client_ca"] = []
+        if not found["client_ca"]:  # of clients, it may be
+            raise CertificateError("AVAPD_TLS_CLIENT_CA_FILE holds no certificate of an authority")
+    expires = {name: min(one.ends for one in them) for name, them in found.items()}
+    renewal = min(one.renewal for them in found.values() for one in them)
+    return Bundle(pem, b"\n".join(authorities).decode("ascii"), expires, renewal)
 
 
 def _blocks(variable: str, content: bytes) -> list[bytes]:
@@ -132,8 +162,8 @@ def _sealed(pem: bytes) -> int:
     return fd
 
 
-def _shake(context: ssl.SSLContext, leaf: bytes) -> float:
-    """Shake hands with a client that trusts this certificate alone; when it expires. Raises SSLError."""
+def _shake(context: ssl.SSLContext, leaf: bytes) -> Validity:
+    """Shake hands with a client that trusts this certificate alone; when that is valid. Raises SSLError."""
     trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     trusting.check_hostname = False  # by which name clients come is not known here
     trusting.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
@@ -150,16 +180,16 @@ def _shake(context: ssl.SSLContext, leaf: bytes) -> float:
                 continue
             waiting.remove(end)
     shown = client.getpeercert()
-    return ssl.cert_time_to_seconds(str(shown["notAfter"])) if shown else 0.0
+    return Validity.of(shown) if shown else Validity(0.0, 0.0)
 
 
-def _ends(authorities: list[bytes]) -> list[float]:
-    """When certificates of authorities expire. Raises SSLError."""
+def _validities(authorities: list[bytes]) -> list[Validity]:
+    """When certificates of authorities are valid. Raises SSLError."""
     if not authorities:
         return []
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(cadata=b"\n".join(authorities).decode("ascii"))
-    return [ssl.cert_time_to_seconds(str(one["notAfter"])) for one in context.get_ca_certs()]
+    return [Validity.of(one) for one in context.get_ca_certs()]
 
 
 def _reason(error: ssl.SSLError) -> str:
@@ -198,8 +228,8 @@ class Certificates(Collector):
 
     @property
     def expire_soon(self) -> bool:
-        """Whether one does so within `SOON_DAYS`."""
-        return min(self._bundle.expires.values()) < time.time() + SOON_DAYS * 86_400
+        """Whether one should have been renewed already."""
+        return self._bundle.due
 
     def publish_to(self, publish: Callable[[Message, int], None]) -> None:
         """Hand to `publish` what the workers show, now and whenever it changes. The descriptor stays ours."""
@@ -234,8 +264,9 @@ class Certificates(Collector):
         try:
             if isinstance(found, CertificateError):
                 raise found
-            self._bundle = prove(found)
-        except CertificateError as error:
+            bundle = prove(found)
+            fd = _sealed(bundle.pem)
+        except (CertificateError, OSError) as error:
             wrong = str(error) if isinstance(found, CertificateError) else found
             if not patient or (wrong == self._suspect and wrong != self._refused):
                 self._refused = wrong
@@ -246,7 +277,7 @@ class Certificates(Collector):
             return
         self._contents, self._suspect, self._refused = found, None, None
         self._results["loaded"] += 1
-        before, self._fd = self._fd, _sealed(self._bundle.pem)
+        before, self._fd, self._bundle = self._fd, fd, bundle
         self._show()
         self.note("certificates_changed", **{f"{name}_expires": _utc(at) for name, at in self._bundle.expires.items()})
         os.close(before)

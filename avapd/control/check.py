@@ -66,11 +66,11 @@ def _certificates(config: Config) -> list[Finding]:
     if not config.tls:
         return []
     try:
-        expires = certificates.prove(certificates.read(config)).expires
+        bundle = certificates.prove(certificates.read(config))
     except CertificateError as error:
         return [Finding("certificates", FAIL, str(error))]
-    left = {name: int((at - time.time()) // 86_400) for name, at in expires.items()}
-    status = OK if min(left.values()) >= certificates.SOON_DAYS else WARN
+    left = {name: int((at - time.time()) // 86_400) for name, at in bundle.expires.items()}
+    status = WARN if bundle.due else OK
     found = ", ".join(f"{name.replace('_', ' ')} for {days} days" for name, days in left.items())
     return [Finding("certificates", status, f"good: {found}")]
 

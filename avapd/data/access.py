@@ -67,6 +67,7 @@ class Access:
         self._failures = Failures(limits.failures, limits.failures_per_second)
         self._addresses: Counter[bytes] = Counter()
         self._keys: list[Key] = []
+        self._names: dict[int, str] = {}
         self._anonymous = anonymous
         self._ring = Keyring([])
         self.set_keys(keys)
@@ -80,6 +81,7 @@ class Access:
     def set_keys(self, keys: Iterable[dict[str, Any]]) -> None:
         """Accept these, as the master tells them, and no others."""
         self._keys = [Key(**key) for key in keys]
+        self._names |= {key.column: key.name for key in self._keys}
         self._ring = Anyone() if self._anonymous else Keyring(self._keys, time.time())
         self.meter.keys_changed(self._keys)
 
@@ -92,8 +94,8 @@ class Access:
         return True
 
     def name_at(self, column: int) -> str:
-        """The name of the key that is counted in this column of the board; empty when there is none now."""
-        return next((key.name for key in self._keys if key.column == column), "")
+        """The name of the key that is counted in this column of the board, or was: its last calls may end after it."""
+        return self._names.get(column, "")
 
     def admits(self, key: Key) -> bool:
         """Whether a call with this key is within its rate, if it has one."""

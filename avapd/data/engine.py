@@ -37,7 +37,7 @@ class Engine(Protocol):
     def connections(self) -> int:
         """Open connections."""
 
-    async def set_health(self, name: str, serving: bool) -> None:
+    def set_health(self, name: str, serving: bool) -> None:
         """Set the status of a health service name."""
 
     def swapped(self) -> None:
@@ -52,7 +52,7 @@ class Engine(Protocol):
     async def warm_up(self) -> None:
         """Do everything once, so that the first client finds it in place."""
 
-    async def drain(self) -> None:
+    def drain(self) -> None:
         """Say NOT_SERVING under every name but liveness, for good."""
 
     async def stop(self, seconds: float) -> None:

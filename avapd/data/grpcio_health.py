@@ -1,88 +1,90 @@
-"""Health on grpcio: grpcio-health-checking's servicer with `List`, and Watch streams that end when the worker drains.
+"""Health on grpcio: what `Health` says, in handlers of our own.
 
-Else each of them would hold the drain up to its last second.
+The library's Watch writes while it holds the lock that setting a status needs: one client that reads nothing, and needs
+no key for it, would stop the worker. Here each watch waits for itself, and setting a status waits for nobody.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Final
 
 import grpc
 import grpc.aio
-from google.protobuf.message import DecodeError
-from grpc_health.v1 import health, health_pb2
 
-from avapd.data.health import LIVENESS, listing
+from avapd.data.grpcio_calls import CODES
+from avapd.data.health import BAD_REQUEST, Health, path_of, response
+from avapd.data.request import name_in
+from avapd.data.streams import SHUTTING_DOWN, STALL_SECONDS, STALLED
+from avapd.wire.grpc import OK, Answer
+
+_SERVICE: Final = "grpc.health.v1.Health"
 
 
-class GrpcioHealth(health.aio.HealthServicer):  # type: ignore[misc]  # grpcio has no types
-    """Check and Watch of the library, plus List; `end_watches` ends the streams."""
+class GrpcioHealth:
+    """The statuses, and the streams of those who watch them."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self._draining = False
-        self._watches: set[asyncio.Task[None]] = set()
+        self._health = Health()
+        self._changed = asyncio.Event()
+        self._ending = False
 
     def handler(self) -> Any:
         """The handler of the health service. Requests come as raw bytes, so that bad ones end as INTERNAL."""
-        kinds = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler
-        methods = (("Check", kinds[0], self.Check), ("List", kinds[0], self.List), ("Watch", kinds[1], self.Watch))
-        return grpc.method_handlers_generic_handler(
-            health.SERVICE_NAME,
-            {
-                name: kind(
-                    self._parsed(method),
-                    response_serializer=None if name == "List" else health_pb2.HealthCheckResponse.SerializeToString,
-                )
-                for name, kind, method in methods
-            },
-        )
+        check, listed = (_unary(self._health.methods[path_of(name)].serve) for name in ("Check", "List"))
+        return grpc.method_handlers_generic_handler(_SERVICE, {
+            "Check": grpc.unary_unary_rpc_method_handler(check),
+            "List": grpc.unary_unary_rpc_method_handler(listed),
+            "Watch": grpc.unary_stream_rpc_method_handler(self._watch),
+        })  # fmt: skip
 
-    @staticmethod
-    def _parsed(method: Any) -> Any:
-        async def call(raw: bytes, context: Any) -> Any:
-            try:
-                request = health_pb2.HealthCheckRequest.FromString(raw)
-            except DecodeError:
-                await context.abort(grpc.StatusCode.INTERNAL, "Request is not a valid grpc.health.v1 message")
-            return await method(request, context)
-
-        return call
-
-    async def set(self, service: str, status: Any) -> None:
+    def set(self, name: str, *, serving: bool) -> None:
         """Set a status; while draining everything but liveness is and stays NOT_SERVING."""
-        leaving = self._draining and service != LIVENESS
-        await super().set(service, health_pb2.HealthCheckResponse.NOT_SERVING if leaving else status)
+        self._health.set(name, serving=serving)
+        self._wake()
 
-    async def drain(self) -> None:
+    def drain(self) -> None:
         """NOT_SERVING under every name but liveness, for good."""
-        self._draining = True
-        for name in self._server_status.keys() - {LIVENESS}:
-            await self.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
-
-    async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802
-        """The library's, with a message for an unknown name."""
-        if request.service not in self._server_status:
-            await context.abort(grpc.StatusCode.NOT_FOUND, "Unknown health service name")
-        return await super().Check(request, context)
-
-    async def Watch(self, request: Any, context: Any) -> None:  # noqa: N802
-        """The library's, until `end_watches`."""
-        watch = asyncio.ensure_future(super().Watch(request, context))
-        self._watches.add(watch)
-        try:
-            await asyncio.wait({watch})
-        finally:
-            self._watches.discard(watch)
-            watch.cancel()
-        await context.abort(grpc.StatusCode.UNAVAILABLE, "Server is shutting down")
-
-    async def List(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802
-        """All names; this rpc is younger than the grpcio we may use."""
-        return listing(self._server_status)
+        self._health.drain()
+        self._wake()
 
     def end_watches(self) -> None:
-        """Which would hold a drain up."""
-        for watch in self._watches:
-            watch.cancel()
+        """End the streams, and those that begin from now on: they would hold a drain up."""
+        self._ending = True
+        self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def _watch(self, raw: bytes, context: Any) -> None:
+        """A stream of statuses; a client that takes none for a while is cut off."""
+        try:
+            name = name_in(raw)
+        except ValueError:
+            await context.abort(grpc.StatusCode.INTERNAL, BAD_REQUEST)
+            return
+        told = None
+        try:
+            while not self._ending:
+                changed, status = self._changed, self._health.status(name)
+                if status != told:
+                    told = status
+                    async with asyncio.timeout(STALL_SECONDS):
+                        await context.write(response(status))
+                else:
+                    await changed.wait()
+        except TimeoutError:
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, STALLED)
+        await context.abort(grpc.StatusCode.UNAVAILABLE, SHUTTING_DOWN)
+
+
+def _unary(serve: Callable[[bytes], Answer]) -> Any:
+    async def call(raw: bytes, context: Any) -> bytes:
+        answer = serve(raw)
+        if answer.code != OK:
+            await context.abort(CODES[answer.code], answer.message)
+        return answer.whole()
+
+    return call

@@ -11,6 +11,7 @@ from typing import Final
 
 from avapd.data.request import name_in
 from avapd.data.service import NOT_FOUND
+from avapd.data.streams import SHUTTING_DOWN
 from avapd.shared.snapshot import key_of, varint
 from avapd.wire.call import Call
 from avapd.wire.grpc import INTERNAL, OK, UNAVAILABLE, Answer, Method
@@ -20,8 +21,12 @@ LIVENESS: Final = "liveness"
 SERVING: Final = 1
 NOT_SERVING: Final = 2
 _SERVICE_UNKNOWN: Final = 3
-_SERVICE: Final = b"/grpc.health.v1.Health/"
-_BAD_REQUEST: Final = "Request is not a valid grpc.health.v1 message"
+BAD_REQUEST: Final = "Request is not a valid grpc.health.v1 message"
+
+
+def path_of(method: str) -> bytes:
+    """The path of a method of the service."""
+    return f"/grpc.health.v1.Health/{method}".encode()
 
 
 def response(status: int) -> bytes:
@@ -47,7 +52,7 @@ class _Watcher:
 
     def tell(self) -> None:
         """Send the status, unless the client has it or the last one has not gone yet."""
-        status = self._health.statuses.get(self.name, _SERVICE_UNKNOWN)
+        status = self._health.status(self.name)
         if status != self._told and not self.call.backlog:
             self._told = status
             self.call.send(response(status))
@@ -58,14 +63,14 @@ class Health:
 
     def __init__(self) -> None:
         self.statuses: dict[str, int] = {}
-        self._draining = False
+        self._draining = self._ending = False
         self._watchers: set[_Watcher] = set()
         self.methods: Final = {
             method.path: method
             for method in (
-                Method.unary(_SERVICE + b"Check", self._check),
-                Method.unary(_SERVICE + b"List", self._list),
-                Method.server_stream(_SERVICE + b"Watch", self._watch),
+                Method.unary(path_of("Check"), self._check),
+                Method.unary(path_of("List"), self._list),
+                Method.server_stream(path_of("Watch"), self._watch),
             )
         }
 
@@ -83,29 +88,41 @@ class Health:
         for name in self.statuses.keys() - {LIVENESS}:
             self.set(name, serving=False)
 
+    def status(self, name: str) -> int:
+        """What a watcher is told."""
+        return self.statuses.get(name, _SERVICE_UNKNOWN)
+
     def end_watches(self) -> None:
-        """End the streams, which else would hold the drain up."""
+        """End the streams, and those that begin from now on: they would hold a drain up."""
+        self._ending = True
         for watcher in list(self._watchers):
-            watcher.call.finish(UNAVAILABLE, "Server is shutting down")
+            watcher.call.finish(UNAVAILABLE, SHUTTING_DOWN)
         self._watchers.clear()
 
     def _check(self, request: bytes) -> Answer:
         try:
             status = self.statuses.get(name_in(request))
         except ValueError:
-            return Answer(INTERNAL, _BAD_REQUEST)
+            return Answer(INTERNAL, BAD_REQUEST)
         if status is None:
             return Answer(NOT_FOUND, "Unknown health service name")
         return Answer(OK, payload=response(status))
 
-    def _list(self, _request: bytes) -> Answer:
+    def _list(self, request: bytes) -> Answer:
+        try:
+            name_in(request)  # it has no fields that we know, and must be a message all the same
+        except ValueError:
+            return Answer(INTERNAL, BAD_REQUEST)
         return Answer(OK, payload=listing(self.statuses))
 
     def _watch(self, call: Call, request: bytes) -> None:
         try:
             watcher = _Watcher(self, name_in(request), call)
         except ValueError:
-            call.finish(INTERNAL, _BAD_REQUEST)
+            call.finish(INTERNAL, BAD_REQUEST)
+            return
+        if self._ending:
+            call.finish(UNAVAILABLE, SHUTTING_DOWN)
             return
         self._watchers.add(watcher)
         call.on_cancel = lambda: self._watchers.discard(watcher)

@@ -93,6 +93,7 @@ class Watches:
         self._watchers: set[_Watcher] = set()
         self._untold: list[_Watcher] = []
         self._chunks: set[_Chunks] = set()
+        self._ending = False
 
     def stream(self, call: Call, request: bytes, key: Key | None = None) -> None:
         """StreamCatalog."""
@@ -107,6 +108,9 @@ class Watches:
         """WatchCatalog."""
         has = self._begin(call, request)
         if has is None:
+            return
+        if self._ending:
+            call.finish(UNAVAILABLE, SHUTTING_DOWN)
             return
         watcher = _Watcher(self, call, key, has)
         self._watchers.add(watcher)
@@ -162,8 +166,9 @@ class Watches:
                 self._watchers.discard(watcher)
                 watcher.call.finish(DEADLINE_EXCEEDED, STALLED)
 
-    def end(self, message: str = SHUTTING_DOWN) -> None:
-        """End the watches, which else would hold a drain up."""
+    def end(self) -> None:
+        """End the watches, and those that begin from now on: they would hold a drain up."""
+        self._ending = True
         for watcher in list(self._watchers):
-            watcher.call.finish(UNAVAILABLE, message)
+            watcher.call.finish(UNAVAILABLE, SHUTTING_DOWN)
         self._watchers.clear()

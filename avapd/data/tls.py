@@ -25,8 +25,8 @@ from avapd.wire.limits import Limits
 PROTOCOL: Final = "h2"
 _AT_ONCE: Final = 4
 _PAUSE_SECONDS: Final = 0.5
-# How long a client may take to say that it has understood our good-bye.
-_SHUTDOWN_SECONDS: Final = 1.0
+# How long a client may take to read what is on its way when we close, and to say that it has understood.
+_SHUTDOWN_SECONDS: Final = 5.0
 _TELL_SECONDS: Final = 10.0
 
 

@@ -211,7 +211,7 @@ class WireEngine:
 
     # --- what changes -----------------------------------------------------------------------------------------
 
-    async def set_health(self, name: str, serving: bool) -> None:
+    def set_health(self, name: str, serving: bool) -> None:
         """Set the status of a health service name."""
         self._health.set(name, serving=serving)
         self._routes.forget_answers()
@@ -282,7 +282,7 @@ class WireEngine:
 
     # --- the end ----------------------------------------------------------------------------------------------
 
-    async def drain(self) -> None:
+    def drain(self) -> None:
         """Say NOT_SERVING under every name but liveness, for good."""
         self._health.drain()
         self._routes.forget_answers()

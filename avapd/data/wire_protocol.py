@@ -18,6 +18,7 @@ from typing import Final, cast
 
 from avapd.data.access import Admission
 from avapd.data.failures import block_of
+from avapd.shared.board import UNTIMED
 from avapd.wire.connection import Connection
 from avapd.wire.headers import Routes
 
@@ -112,8 +113,8 @@ class WireProtocol(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_access", "_address", "_blocked_at", "_count", "_full", "_left", "_lingering", "_loop", "_members", "_routes",
-        "_scheduled", "_transport", "_wire",
+        "_access", "_address", "_began", "_blocked_at", "_count", "_full", "_left", "_lingering", "_loop", "_members",
+        "_routes", "_scheduled", "_transport", "_wire",
     )  # fmt: skip
 
     _transport: asyncio.Transport
@@ -128,6 +129,7 @@ class WireProtocol(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._full = self._scheduled = self._lingering = False
         self._blocked_at = 0.0
+        self._began = 0  # when came what waits for a turn (perf_counter_ns); 0 when nothing does
         self._left = 0
 
     # --- the transport calls ----------------------------------------------------------------------------------
@@ -151,6 +153,8 @@ class WireProtocol(asyncio.Protocol):
         """Octets of the client."""
         wire, now, began = self._wire, monotonic(), perf_counter_ns()
         wire.receive(data, now)
+        if wire.pending and not self._began:
+            self._began = began
         if wire.ready:
             wire.pump(now)
         self._flush()
@@ -166,8 +170,9 @@ class WireProtocol(asyncio.Protocol):
         self._transport.pause_reading()
 
     def resume_writing(self) -> None:
-        """The client has read."""
+        """The client has read. What it has not taken before is no time of ours."""
         self._full = False
+        self._began = 0
         self._schedule()
 
     def connection_lost(self, _error: Exception | None) -> None:
@@ -224,9 +229,10 @@ class WireProtocol(asyncio.Protocol):
         self._scheduled = False
         if self._full or self._transport.is_closing():
             return
-        wire, now, began = self._wire, monotonic(), perf_counter_ns()
+        wire, now, began = self._wire, monotonic(), self._began or perf_counter_ns()
         if wire.pending:
             wire.resume(now)
+        self._began = began if wire.pending else 0
         if wire.ready:
             wire.pump(now)
         self._flush()
@@ -257,7 +263,7 @@ class WireProtocol(asyncio.Protocol):
         if not self._transport.get_write_buffer_size():
             wire.flushed()
 
-    def _tell(self, nanoseconds: int = 0) -> None:
+    def _tell(self, nanoseconds: int = UNTIMED) -> None:
         """Have the calls that ended counted."""
         if self._wire.finished:
             denied = self._count(self._wire.finished, nanoseconds, self)
@@ -269,16 +275,32 @@ class WireProtocol(asyncio.Protocol):
     # --- ends -------------------------------------------------------------------------------------------------
 
     def _linger(self) -> None:
+        """Say that nothing more comes, and wait until the client has all of it."""
         if self._lingering or self._transport.is_closing():
             return
         self._lingering = True
+        self._blocked_at, self._left = monotonic(), self._transport.get_write_buffer_size()
         if self._transport.can_write_eof():
             self._transport.write_eof()
             if not self._transport.is_reading():
                 self._transport.resume_reading()
-        else:
+        elif not self._left:
             self._transport.close()
-        self._loop.call_later(_LINGER_SECONDS, self._transport.abort)
+        self._loop.call_later(_LINGER_SECONDS, self._leave)
+
+    def _leave(self) -> None:
+        """Close for good a second after the last octet has left the process, or when the client takes nothing."""
+        if self._transport.is_closing():
+            return
+        before, left = self._left, self._transport.get_write_buffer_size()
+        if left:
+            self._watch_reader(monotonic())
+        elif not self._transport.can_write_eof():
+            self._transport.close()
+        elif not before:
+            self._transport.abort()
+        self._left = left
+        self._loop.call_later(_LINGER_SECONDS, self._leave)
 
     def _watch_reader(self, now: float) -> None:
         """C9: cut off a client that reads nothing."""

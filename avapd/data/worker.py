@@ -136,9 +136,9 @@ class Worker:
         if self._start.tls and not await self._identified():
             return Exit.OK
         await self._engine.start()
-        await self._engine.set_health(LIVENESS, serving=True)
+        self._engine.set_health(LIVENESS, serving=True)
         for name in ("", SERVICE, FRESHNESS):
-            await self._engine.set_health(name, serving=False)
+            self._engine.set_health(name, serving=False)
         if not self._start.catalog:
             self._open_port()
         self._row[words.STATE] = State.WAITING
@@ -192,8 +192,8 @@ class Worker:
             fresh = bool(checked) and time.monotonic_ns() - checked < self._board[words.FRESH_FOR]
             if fresh != self._fresh:
                 self._fresh = fresh
-                await self._engine.set_health(FRESHNESS, serving=fresh)
-            await self._judge_age(checked)
+                self._engine.set_health(FRESHNESS, serving=fresh)
+            self._judge_age(checked)
             await asyncio.sleep(HEARTBEAT_SECONDS)
 
     def _report(self) -> None:
@@ -202,7 +202,7 @@ class Worker:
             for message in self._engine.reports.take():
                 self._link.send(message)
 
-    async def _judge_age(self, checked: int) -> None:
+    def _judge_age(self, checked: int) -> None:
         """With `max_stale_seconds`: what was not checked for so long, since our start at least, is not served."""
         most = self._start.max_stale_seconds
         if not most or self._row[words.STATE] != State.SERVING:
@@ -212,7 +212,7 @@ class Worker:
             self._stale = stale
             self._log.warn("Catalog Too Old" if stale else "Catalog Fresh Again", max_stale_seconds=most)
             for name in ("", SERVICE):
-                await self._engine.set_health(name, serving=not stale)
+                self._engine.set_health(name, serving=not stale)
 
     # --- messages from the master ---------------------------------------------------------------------------
 
@@ -373,7 +373,7 @@ class Worker:
         await self._engine.warm_up()
         process.freeze_heap()
         for name in ("", SERVICE):
-            await self._engine.set_health(name, serving=True)
+            self._engine.set_health(name, serving=True)
         self._row[words.STATE] = State.SERVING
         self._open_port()
 
@@ -387,7 +387,7 @@ class Worker:
         self._row[words.STATE] = State.DRAINING
         left = self._start.drain_seconds
         if self._pre_drain:
-            await self._engine.drain()
+            self._engine.drain()
             await asyncio.sleep(self._start.pre_drain_seconds)
             left -= self._start.pre_drain_seconds
         if self._listener is not None:

@@ -36,6 +36,7 @@ STATUS_OF_CODE: Final = {
 BUCKETS: Final = (
     0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
 )  # fmt: skip
+UNTIMED: Final = -1  # a duration that is none
 _BOUNDS: Final = tuple(int(bound * 1e9) for bound in BUCKETS)
 
 
@@ -131,9 +132,14 @@ class Row:
         self.words[word] = value
 
     def count(self, method: int, status: int, nanoseconds: int, times: int = 1) -> None:
-        """Count finished calls: indexes into METHODS and STATUSES, how long each took, and how many there were."""
+        """Count finished calls: indexes into METHODS and STATUSES, how long each took, and how many there were.
+
+        With UNTIMED they are in no bucket: what a client ended, or a deadline, says nothing of how quick we are.
+        """
         words = self.words
         words[_REQUESTS + method * len(STATUSES) + status] += times
+        if nanoseconds == UNTIMED:
+            return
         base = _DURATIONS + method * _DURATION_WORDS
         words[base + bisect_left(_BOUNDS, nanoseconds)] += times
         words[base + _DURATION_WORDS - 1] += nanoseconds * times

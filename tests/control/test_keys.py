@@ -58,6 +58,7 @@ def test_a_key_has_a_name_a_digest_an_end_and_a_rate(write: Write) -> None:
 
 WRONG = {
     "no TOML": (f'[keys.a]\nkey = "{SECRET}\n', 2, "not valid TOML"),
+    "too deep": ("a=" + "[" * 5000, 1, "nested too deeply"),
     "twice": (f'[keys.a]\nkey = "{SECRET}"\n[keys.a]\n', 3, "not valid TOML"),
     "ends early": (f'[keys.a]\nkey = "{SECRET}"\nrate =', 3, "not valid TOML"),
     "other table": (f'["{SECRET}"]\nx = 1\n', 1, "nothing but tables"),

@@ -189,3 +189,13 @@ def test_another_address_has_room_of_its_own() -> None:
     """The limit of an address is no other's."""
     one, _ = of_two(address_connections=2)
     assert [one.enter(b"a"), one.enter(b"a"), one.enter(b"a"), one.enter(b"b")] == [True, True, False, True]
+
+
+def test_a_column_has_the_name_of_its_last_key() -> None:
+    """Also when that key is gone: its watches end after it, and the audit names it."""
+    one, _ = of_two()
+    one.set_keys([{"name": "a", "digest": "00" * 32, "column": 3}])
+    one.set_keys([{"name": "b", "digest": "11" * 32, "column": 4}])
+    assert [one.name_at(column) for column in (3, 4, 5)] == ["a", "b", ""]
+    one.set_keys([{"name": "c", "digest": "22" * 32, "column": 3}])
+    assert one.name_at(3) == "c"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import signal
 import socket
@@ -19,6 +20,8 @@ from support.load import Load, knock
 from support.raw import PREFACE, frame, framed
 from support.server import KEY, Server
 from support.waiting import wait_until
+
+from avapd.config import ENGINES
 
 Serve = Callable[..., Server]
 
@@ -103,6 +106,37 @@ def _ask_for_the_catalog_and_read_nothing(server: Server) -> socket.socket:
     sock.sendall(PREFACE + frame(4, 0, 0) + frame(1, 4, 1, head) + frame(0, 1, 1, framed(b"")))
     wait_until(lambda: len(sock.recv(65_536, socket.MSG_PEEK)) > 60_000)
     return sock
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_who_watches_and_never_reads_stops_nothing(sample: Database, serve: Serve, engine: str) -> None:
+    """Without a key and with a shut window: the workers beat on, and the drain is as quick as any.
+
+    grpcio's own health service would hold a lock for such a client, which setting any status waits for.
+    """
+    env = {"AVAPD_ENGINE": engine, "AVAPD_DRAIN_SECONDS": "6"}
+    server = serve(sample.reader_url, env=env).wait_serving()
+    head = hpack.Encoder().encode([
+        (":method", "POST"), (":scheme", "http"), (":path", "/grpc.health.v1.Health/Watch"),
+        (":authority", "localhost"), ("content-type", "application/grpc"), ("te", "trailers"),
+    ])  # fmt: skip
+    shut = frame(4, 0, 0, b"\0\4\0\0\0\0")
+    names = [b"", b"\x0a\x0favapd.freshness", b"\x0a\x15avap.DefinitionEngine"]
+    with contextlib.ExitStack() as stack:
+        for name in names * 8:
+            sock = stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+            sock.sendall(PREFACE + shut + frame(1, 4, 1, head) + frame(0, 1, 1, framed(name)))
+            wait_until(lambda sock=sock: len(sock.recv(4096, socket.MSG_PEEK)) > 9)  # type: ignore[misc]
+        with server.calls() as calls:
+            seen = watch(calls)
+            assert seen.get(timeout=5) == "SERVING"
+            began = time.monotonic()
+            server.process.send_signal(signal.SIGTERM)
+            assert seen.get(timeout=2) == "NOT_SERVING"
+            assert seen.get(timeout=5).startswith("end ")
+    assert server.wait_end() == 0
+    assert time.monotonic() - began <= 6 + 2
+    assert not server.events("Worker Silent, Killing")
 
 
 def test_a_second_signal_ends_at_once(sample: Database, serve: Serve) -> None:

@@ -441,6 +441,24 @@ def test_what_is_unavailable_is_counted(cold: Server) -> None:
     }
 
 
+def test_a_watch_that_its_client_ends_is_counted_as_cancelled(server: Server, calls: Calls) -> None:
+    """As most watches end: 499, by method and by key, and in no bucket of the latency."""
+
+    def facts() -> tuple[float, float, float]:
+        return (
+            server.metric("avap_requests_total", method="WatchCatalog", status="499"),
+            server.metric("avap_key_requests_total", key="default"),
+            server.metric("avap_request_duration_seconds_count", method="WatchCatalog"),
+        )
+
+    before = facts()
+    path, metadata = "/avap.DefinitionEngine/WatchCatalog", (("x-avap-auth", KEY),)
+    stream = calls.channel.unary_stream(path)(b"", metadata=metadata, timeout=30)
+    next(stream)
+    stream.cancel()
+    wait_until(lambda: facts() == (before[0] + 1, before[1] + 1, before[2]))
+
+
 def test_a_client_cannot_make_a_label(server: Server, calls: Calls) -> None:
     """The label values are fixed, whatever methods were called."""
     for number in range(20):
