@@ -25,6 +25,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from avapd.config import Config
+from avapd.control.aside import aside
 from avapd.errors import CertificateError
 from avapd.log import Log
 from avapd.shared import memory
@@ -240,8 +241,7 @@ class Certificates(Collector):
         """Look at the files every second."""
         while True:
             await asyncio.sleep(POLL_SECONDS)
-            # In a thread, for a file may lie on a network that hangs.
-            self._take(await asyncio.to_thread(self._look), patient=True)
+            self._take(await aside(self._look), patient=True)
 
     def reload(self) -> None:
         """Look at the files now, and tell at once what is wrong with them (SIGHUP)."""

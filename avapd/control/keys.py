@@ -21,6 +21,7 @@ from prometheus_client.registry import Collector
 
 from avapd.config import Config
 from avapd.config.keys import Key, load, readable_by_others
+from avapd.control.aside import aside
 from avapd.log import Log
 from avapd.shared.board import KEYS, Board
 from avapd.shared.channel import Keys
@@ -61,7 +62,7 @@ class KeyFile(Collector):
         """Look whether the file has changed, for ever."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            state = await asyncio.to_thread(self._look)  # a file system may hang
+            state = await aside(self._look)
             if state != self._state:
                 self._state = state
                 self.reload(self._config)

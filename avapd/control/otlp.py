@@ -16,9 +16,8 @@ import contextlib
 import logging
 import math
 import os
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -49,6 +48,7 @@ from prometheus_client import Metric as Family
 from prometheus_client.registry import CollectorRegistry
 
 from avapd import __version__
+from avapd.control.aside import aside
 from avapd.control.telemetry import Telemetry, Told
 from avapd.errors import ConfigError
 from avapd.log import Log, Throttle
@@ -159,7 +159,7 @@ class Otlp(Telemetry):
         while self._metrics is not None:
             await asyncio.sleep(self._metrics_seconds)
             try:
-                await _in_thread(partial(self._metrics.export, self._collected(registry)))
+                await aside(partial(self._metrics.export, self._collected(registry)))
             except Exception as error:  # noqa: BLE001  # a number that cannot be told must not end the service
                 self._log.error("Metrics Not Exported", error=type(error).__name__)
 
@@ -209,28 +209,13 @@ class Otlp(Telemetry):
 
         def export() -> None:
             self._maker.shutdown()
-            self._provider.force_flush(int(_LAST_SECONDS * 1000))
-            if self._metrics is not None and last is not None:
-                self._metrics.export(last)
+            with contextlib.suppress(Exception):  # the library has told of it
+                self._provider.force_flush(int(_LAST_SECONDS * 1000))
+                if self._metrics is not None and last is not None:
+                    self._metrics.export(last)
 
         last = self._collected(self._registry) if self._registry is not None else None
-        await asyncio.wait([asyncio.ensure_future(_in_thread(export))], timeout=_LAST_SECONDS)
-
-
-async def _in_thread(work: Callable[[], object]) -> None:
-    """Run in a thread that the end of the process does not wait for."""
-    loop, done = asyncio.get_running_loop(), asyncio.Event()
-
-    def run() -> None:
-        try:
-            with contextlib.suppress(Exception):  # the library has told of it
-                work()
-        finally:
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(done.set)
-
-    threading.Thread(target=run, name="otlp", daemon=True).start()
-    await done.wait()
+        await asyncio.wait([asyncio.ensure_future(aside(export))], timeout=_LAST_SECONDS)
 
 
 def _take_over_logging(log: Log) -> None:
