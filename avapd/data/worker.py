@@ -28,8 +28,9 @@ from avapd.data.access import Access
 from avapd.data.engine import Engine, build
 from avapd.data.health import LIVENESS
 from avapd.data.link import Link
-from avapd.data.service import NOT_FOUND, SERVICE, Service
+from avapd.data.service import SERVICE, Service
 from avapd.data.tls import Identity
+from avapd.data.verifier import Verifier, base_of
 from avapd.errors import Exit, SnapshotError
 from avapd.log import Log
 from avapd.shared import board as words
@@ -53,17 +54,12 @@ from avapd.shared.channel import (
     Start,
     Want,
 )
-from avapd.shared.patch import Content, PatchedView
-from avapd.shared.snapshot import View
-from avapd.wire.grpc import OK, RESOURCE_EXHAUSTED
+from avapd.shared.patch import PatchedView
 from avapd.wire.limits import Limits
 
 HEARTBEAT_SECONDS: Final = 0.1
 # Descriptors are counted every so many heartbeats.
 _COUNT_EVERY: Final = 10
-# Definitions looked up in a new snapshot before it is served.
-_LOOK_UPS: Final = 16
-_TRIED_AT_ONCE: Final = 100
 FRESHNESS: Final = "avapd.freshness"
 
 
@@ -74,10 +70,6 @@ async def serve(start: Start, descriptors: list[int], channel: Channel, more: li
     for message, its_descriptors in more:
         worker.handle(message, its_descriptors)
     return await worker.run()
-
-
-def _base(view: Content) -> View:
-    return view.base if isinstance(view, PatchedView) else view
 
 
 def _reason(error: SnapshotError | OSError) -> str:
@@ -120,6 +112,7 @@ class Worker:
         self._taking: asyncio.Task[None] | None = None
         self._wanted: tuple[Load | LoadPatch, list[int]] | None = None
         self._arrived = asyncio.Event()
+        self._verifier = Verifier(start.max_answer_bytes)
         self._stop = asyncio.Event()
         self._pre_drain = True
         self._fresh = False
@@ -281,11 +274,7 @@ class Worker:
         """Map, verify, swap, ack; or keep what is served and say why."""
         began = time.monotonic()
         try:
-            # In a thread: SHA-256 lets go of the interpreter, so calls are answered meanwhile.
-            view = await asyncio.get_running_loop().run_in_executor(None, self._open, load, descriptors)
-            self._check(view, load)
-            if load.thorough:
-                await self._try_all(view)
+            view = await self._verifier.verified(load, descriptors, self._service.view)
         except (SnapshotError, OSError) as error:
             reason = _reason(error)
             self._log.error("Snapshot Rejected", generation=load.generation, reason=reason)
@@ -301,65 +290,16 @@ class Worker:
         else:
             if isinstance(before, PatchedView):
                 before.close()
-            if _base(before) is not _base(view):
-                _base(before).close()
+            if base_of(before) is not base_of(view):
+                base_of(before).close()
         seconds = time.monotonic() - began
         self._log.debug("Snapshot Loaded", generation=view.generation, count=len(view), seconds=round(seconds, 4))
         self._link.send(Ack(generation=view.generation, seconds=seconds))
 
-    def _open(self, load: Load | LoadPatch, descriptors: list[int]) -> Content:
-        """Map and verify; the base of a patch only if it is not the one that is served. Raises SnapshotError."""
-        if isinstance(load, Load):
-            return View.open(descriptors[0], load.size)
-        current = self._service.view
-        base = _base(current) if current is not None else None
-        if base is None or base.generation != load.base:
-            base = View.open(descriptors[0], load.base_size)
-        return PatchedView.open(base, descriptors[1], load.size)
-
-    def _check(self, view: Content, load: Load | LoadPatch) -> None:
-        """Raise SnapshotError unless the arena is the announced one, newer than ours, and answers look-ups."""
-        if view.generation != load.generation:
-            raise SnapshotError(f"the arena is of generation {view.generation}, {load.generation} was announced")
-        current = self._service.view
-        if current is not None and view.generation <= current.generation:
-            raise SnapshotError(f"generation {view.generation} is not newer than {current.generation}")
-        if isinstance(view, PatchedView):
-            for key, definition in view.changed():
-                if view.get(key) != definition:
-                    raise SnapshotError("a change is not found through the index")
-        for key, definition in itertools.islice(view.messages(), _LOOK_UPS):
-            if view.get(key) != definition:
-                raise SnapshotError("a definition is not found through the index")
-
-    async def _try_all(self, view: Content) -> None:
-        """Raise SnapshotError unless everything that is new of it is answered as it should be; calls go on meanwhile.
-
-        What the base of a patch holds was tried when it was new.
-        """
-        trial = Service(self._start.max_answer_bytes)
-        trial.swap(view)
-        for place, (key, definition) in enumerate(view.changed() if isinstance(view, PatchedView) else view.messages()):
-            try:
-                answer = trial.get_command(key)
-            except Exception as error:  # whatever it is that a definition does to us, a call would meet it
-                raise SnapshotError(f"a definition cannot be answered: {type(error).__name__}") from error
-            right = NOT_FOUND if definition is None else OK
-            if answer.code != RESOURCE_EXHAUSTED and (answer.code, answer.payload) != (right, definition or b""):
-                raise SnapshotError(f"a definition is answered with {answer.code}, {answer.message}")
-            if place % _TRIED_AT_ONCE == 0:
-                await asyncio.sleep(0)
-        answer = trial.sync_catalog(b"")
-        pieces = answer.payload if isinstance(answer.payload, tuple) else (answer.payload,)
-        if answer.code != RESOURCE_EXHAUSTED and sum(map(len, pieces)) != view.answer_size:
-            raise SnapshotError(f"the whole catalog is answered with {answer.code}, {answer.message}")
-        trial.methods.clear()  # they refer back to it: left to the collector, a few KiB a generation pile up for hours
-
     async def _take_compressed(self, message: Compressed, fd: int) -> None:
         """Map and verify what the master compressed, and send it from now on; or go on without and say why."""
-        loop = asyncio.get_running_loop()
         try:
-            arena = await loop.run_in_executor(None, memory.map_checked, fd, message.size, message.checksum)
+            arena = await self._verifier.aside(memory.map_checked, fd, message.size, message.checksum)
         except (SnapshotError, OSError) as error:
             self._log.error("Compressed Catalog Rejected", generation=message.generation, reason=_reason(error))
             return

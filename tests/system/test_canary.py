@@ -26,19 +26,19 @@ POISON = """
 import sys
 if "avapd.data" in sys.orig_argv:
     import asyncio, os, time
-    from avapd.data import worker
+    from avapd.data import verifier
     from avapd.data.service import Service
     from avapd.shared.snapshot import key_of
 
-    check, get = worker.Worker._check, Service.get_command
+    check, get = verifier._check, Service.get_command
     failing = []
 
     def said(view):
         found = view.get(key_of("poison"))
         return b"" if found is None else bytes(found)
 
-    def checked(self, view, load):
-        check(self, view, load)
+    def checked(view, load, current):
+        check(view, load, current)
         loop = asyncio.get_running_loop()
         if b"die at once" in said(view):
             os.abort()
@@ -56,7 +56,7 @@ if "avapd.data" in sys.orig_argv:
             raise RuntimeError("poisoned")
         return get(self, request)
 
-    worker.Worker._check, Service.get_command = checked, got
+    verifier._check, Service.get_command = checked, got
 """
 
 

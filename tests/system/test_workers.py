@@ -20,6 +20,7 @@ from support.load import Load, knock
 from support.server import Server
 from support.waiting import stays, wait_until
 
+from avapd.control.starter import NICENESS
 from avapd.control.worker import environment
 
 Serve = Callable[..., Server]
@@ -206,3 +207,23 @@ def test_a_worker_knows_nothing_of_the_database() -> None:
     assert kept == {
         "PATH": "/bin", "LC_ALL": "C", "PYTHONPATH": "x", "GRPC_VERBOSITY": "debug", "UV_THREADPOOL_SIZE": "64",
     }  # fmt: skip
+
+
+def test_calls_go_first(sample: Database, serve: Serve) -> None:
+    """The master goes behind the workers, also behind those that it starts later, and their verifiers behind calls."""
+    server = serve(sample.reader_url).wait_serving()
+    os.kill(server.workers()[0], signal.SIGKILL)
+    wait_until(lambda: server.metric("avap_worker_restarts_total") == 1 and server.metric("avap_worker_up") == 2)
+    base = os.getpriority(os.PRIO_PROCESS, 0)
+
+    def priorities(pid: int) -> dict[int, int]:
+        """Of the threads of a process."""
+        threads = [int(entry.name) for entry in Path(f"/proc/{pid}/task").iterdir()]
+        return {thread: os.getpriority(os.PRIO_PROCESS, thread) - base for thread in threads}
+
+    master = priorities(server.process.pid)
+    assert master[server.process.pid] == NICENESS
+    assert set(master.values()) == {0, NICENESS}  # who starts workers and who writes the log were there before
+    for pid in server.workers():
+        assert priorities(pid)[pid] == 0
+        assert NICENESS in priorities(pid).values()
