@@ -62,15 +62,15 @@ ROWS: dict[str, Sequence[Panel]] = {
             [Query('count(count_values("fingerprint", avap_catalog_fingerprint{HERE}))', "catalogs")], kind="stat",
         ),
         Panel(
-            "Errors, 1 h", "Share of calls that ended with 500, 503 or 504; the budget is 0.01 %",
-            [Query('sum(rate(avap_requests_total{HERE, status=~"500|503|504"}[1h]))'
-                   " / sum(rate(avap_requests_total{HERE}[1h]))", "errors")],
+            "Errors, 1 h", "Share of calls, watches apart, that ended with 500, 503 or 504; the budget is 0.01 %",
+            [Query('sum(rate(avap_requests_total{HERE, method!="WatchCatalog", status=~"500|503|504"}[1h]))'
+                   ' / sum(rate(avap_requests_total{HERE, method!="WatchCatalog"}[1h]))', "errors")],
             "percentunit", "stat",
         ),
     ),
     "Calls": (
         Panel(
-            "Calls by status", "HTTP-like status of the gRPC code",
+            "Calls by status", "HTTP-like status of the gRPC code; a watch ends with 503 when its connection is old",
             [Query("sum by (status) (rate(avap_requests_total{HERE}[$__rate_interval])) > 0", "{{status}}")],
             "reqps", "stacked",
         ),
@@ -79,8 +79,11 @@ ROWS: dict[str, Sequence[Panel]] = {
             [Query("sum by (method) (rate(avap_requests_total{HERE}[$__rate_interval])) > 0", "{{method}}")], "reqps",
         ),
         Panel(
-            "Wrong keys", "Calls with status 401; an alert above 10 a second",
-            [Query('sum by (instance) (rate(avap_requests_total{HERE, status="401"}[$__rate_interval]))')], "reqps",
+            "Wrong keys", "Calls with status 401, and what was throttled; an alert above 10 a second, or when any was",
+            [Query('sum by (instance) (rate(avap_requests_total{HERE, status="401"}[$__rate_interval]))'),
+             Query("sum by (instance) (rate(avap_failures_throttled_total{HERE}[$__rate_interval])) > 0",
+                   "{{instance}} throttled")],
+            "reqps",
         ),
         Panel(
             "Latency of GetCommand", "Time in the server, from the whole request to the answer",
@@ -92,7 +95,12 @@ ROWS: dict[str, Sequence[Panel]] = {
              for share in (0.5, 0.95, 0.99)],
             "s",
         ),
-        Panel("Connections by worker", "Open client connections", [Query("avap_connections{HERE}", BY_WORKER)]),
+        Panel(
+            "Connections by worker", "Open client connections, and how many a minute were cut off, by the limit",
+            [Query("avap_connections{HERE}", BY_WORKER),
+             Query("60 * sum by (limit) (rate(avap_connections_refused_total{HERE}[$__rate_interval])) > 0",
+                   "cut off: {{limit}}")],
+        ),
     ),
     "Catalog": (
         Panel("Definitions in RAM", "An alert below 100", [Query("avap_cache_size{HERE}")]),
@@ -117,7 +125,7 @@ ROWS: dict[str, Sequence[Panel]] = {
              Query('sum(increase(avap_sync_total{HERE, result="rejected"}[$__rate_interval]))', "rejected")],
         ),
         Panel(
-            "Left out", "Definitions in quarantine, denied names, and rows that are skipped",
+            "Not as in the table", "In quarantine (the last good version is served), denied, and rows that are skipped",
             [Query("avap_quarantined{HERE}", "{{instance}} quarantined"),
              Query("avap_commands_denied{HERE}", "{{instance}} denied"),
              Query("sum by (reason) (avap_definitions_rejected{HERE}) > 0", "{{reason}}")],

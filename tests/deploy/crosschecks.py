@@ -9,15 +9,18 @@ from typing import Any, Final
 from deploy.manifests import Object, containers, environment, of_kind, pod_of
 
 from avapd import config
+from avapd.cli import cli
 from avapd.control import store
 from avapd.control.check import needed_memory
 from avapd.data.health import LIVENESS
 
 SETTINGS: Final = config.settings()
 SECRETS: Final = {name for setting in SETTINGS.values() if setting.secret for name in setting.variables}
-KNOWN: Final = {name for setting in SETTINGS.values() for name in setting.variables} | {
-    f"{name}_FILE" for name in SECRETS
-}
+# And what avapd's own commands read, to be run in the pod.
+ASKED: Final = {option.envvar for option in cli.commands["get"].params if isinstance(option.envvar, str)}
+KNOWN: Final = (
+    {name for setting in SETTINGS.values() for name in setting.variables} | {f"{name}_FILE" for name in SECRETS} | ASKED
+)
 # A stop takes the drain and at most this much more (tests/system holds it).
 STOP_SECONDS: Final = 2
 HISTORY_BYTES: Final = 128 << 20

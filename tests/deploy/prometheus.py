@@ -46,9 +46,14 @@ def faster(rules: str) -> str:
     def shorter_for(found: re.Match[str]) -> str:
         return f"{found[1]}{min(milliseconds(found), 1000)}ms"
 
-    rules = re.sub(r"(\[)(\d+)([smhd])(?=\])", shorter_range, rules)
+    def shorter_step(found: re.Match[str]) -> str:
+        return f"{found[1]}{milliseconds(found)}ms"
+
+    rules = re.sub(r"(\[)(\d+)([smhd])(?=[\]:])", shorter_range, rules)
+    rules = re.sub(r"(:)(\d+)([smhd])(?=\])", shorter_step, rules)
     rules = re.sub(r"(for: )(\d+)([smhd])", shorter_for, rules)
-    return re.sub(r"(age_seconds > )(\d+)", lambda found: f"{found[1]}{min(int(found[2]) / 60, 8):g}", rules)
+    old = r"((?:age|start_time)_seconds > )(\d+)"
+    return re.sub(old, lambda found: f"{found[1]}{min(int(found[2]) / 60, 8):g}", rules)
 
 
 class Alert(NamedTuple):

@@ -5,10 +5,12 @@ The rules are those of deploy/monitoring, sixty times as fast; their own times a
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import re
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from importlib import resources
 from pathlib import Path
@@ -116,8 +118,8 @@ def ports(tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def pair(start: Start) -> tuple[Server, Server]:
-    """Two replicas."""
-    return start(), start()
+    """Two replicas; the second takes few connections."""
+    return start(), start(AVAPD_LIMIT_ADDRESS_CONNECTIONS="3")
 
 
 @pytest.fixture
@@ -145,11 +147,14 @@ def test_every_alert_fires(
     c = restarts(watch, ports, start)
     Path(ports["AVAPD_TLS_CERT_FILE"]).unlink()
     watch.wait("AvapCertificateExpires", "AvapCertificateRefused", instance="c")
+    watch.wait("AvapConnectionsRefused", instance="b", cause=lambda: connect(b))
     watch.wait("AvapDatabaseDown", "AvapNotListening", "AvapCatalogStale", "AvapCatalogVeryStale", instance="b")
     # The third has no catalog that could be old, or another than theirs.
     assert not watch.firing("c") & {"AvapCatalogStale", "AvapCatalogVeryStale", "AvapCatalogsDiffer"}
-    for server in (a, b, c):
-        server.__exit__()
+    c.__exit__()
+    b.__exit__()
+    watch.wait("AvapReplicaLost")
+    a.__exit__()
     watch.wait("AvapAbsent")
 
     assert set(watch.seen) | UNSEEN == {rule["alert"] for rule in alerts()}
@@ -188,6 +193,13 @@ def calls(watch: Watch, server: Server) -> None:
             assert {calls.get("late").code for _ in range(50)} == {UNAUTHENTICATED}
 
         watch.wait("AvapUnauthorized", instance="a", cause=wrong)
+
+
+def connect(server: Server) -> None:
+    """Ten connections at once."""
+    with contextlib.ExitStack() as held:
+        for _ in range(10):
+            held.enter_context(socket.create_connection(("127.0.0.1", server.port)))
 
 
 def kill_workers(server: Server) -> None:

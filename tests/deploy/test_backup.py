@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
@@ -11,10 +12,12 @@ from typing import Any
 
 import pytest
 import yaml
+from deploy.guide import DEPLOY, text
 
+from avapd.control.source.listener import trigger
 from avapd.demo.postgres import DATABASE, OWNER, Postgres, PostgresError
 
-SHIPPED = Path(__file__).parents[2] / "deploy" / "postgres" / "backup.yaml"
+SHIPPED = DEPLOY / "postgres" / "backup.yaml"
 ROWS = "SELECT * FROM obex_dapl_functions ORDER BY id"
 KEPT = 14
 
@@ -28,8 +31,8 @@ def job() -> Any:
 def run(postgres: Postgres, folder: Path, role: str, *command: str) -> subprocess.CompletedProcess[str]:
     """A program of the image, in the folder that the pod mounts, with the names that the Secret gives."""
     env = {
-        "PATH": f"{postgres.bin}:{os.environ['PATH']}", "PGHOST": str(postgres.folder), "PGPORT": postgres.port,
-        "PGUSER": role, "PGDATABASE": DATABASE,
+        "PATH": f"{postgres.bin}:{Path(sys.executable).parent}:{os.environ['PATH']}", "PGHOST": str(postgres.folder),
+        "PGPORT": postgres.port, "PGUSER": role, "PGDATABASE": DATABASE,
     }  # fmt: skip
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
 
@@ -42,6 +45,13 @@ def back_up(postgres: Postgres, folder: Path, role: str = "avapd_backup") -> sub
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Postgres]:
+    with Postgres() as made:
+        yield made
+
+
+@pytest.fixture
+def new() -> Iterator[Postgres]:
+    """A second server, on which nobody was before."""
     with Postgres() as made:
         yield made
 
@@ -72,6 +82,36 @@ def test_a_lost_table_comes_back(postgres: Postgres, tmp_path: Path) -> None:
     assert postgres.psql(f"SET ROLE avapd_reader; {ROWS}") == before
     assert postgres.psql("INSERT INTO obex_dapl_functions (name) VALUES ('neu') RETURNING id").strip() == "3"
     assert postgres.psql("SET ROLE avapd_reader; SELECT count(*) FROM avap_bytecode").strip() == "0"
+
+
+def on_a_new_server(dump: str, url: str) -> list[str]:
+    """The commands of deploy/README.md for one, with a dump and a database in them."""
+    _, after = text(DEPLOY / "README.md").split("**On a new server**")
+    block = after.split("\n\n")[1]
+    for old, made in (
+        ("avapd-….dump", dump), ("postgresql://owner@new/database", url), ("deploy/postgres", str(SHIPPED.parent)),
+    ):  # fmt: skip
+        assert old in block
+        block = block.replace(old, made)
+    return [line.strip() for line in block.splitlines()]
+
+
+def test_a_new_server_gets_it_all(postgres: Postgres, new: Postgres, tmp_path: Path) -> None:
+    """Which has neither role nor trigger's function: rows, the next id, the reader's right, and the trigger."""
+    postgres.psql(trigger("public", "avap", compiled=False))
+    before = postgres.psql(ROWS)
+    assert back_up(postgres, tmp_path).returncode == 0
+    (made,) = tmp_path.iterdir()
+    whole = ("pg_restore", "--no-owner", f"--dbname={DATABASE}", "--single-transaction", made.name)
+    assert "does not exist" in run(new, tmp_path, OWNER, *whole).stderr
+    for line in on_a_new_server(made.name, new.url()):
+        done = run(new, tmp_path, OWNER, "bash", "-o", "pipefail", "-c", line)
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+    assert new.psql(f"SET ROLE avapd_reader; {ROWS}") == before
+    assert new.psql("INSERT INTO obex_dapl_functions (name) VALUES ('neu') RETURNING id").strip() == "3"
+    assert new.psql("SET ROLE avapd_reader; SELECT count(*) FROM avap_bytecode").strip() == "0"
+    triggers = "SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal"
+    assert new.psql(triggers) == postgres.psql(triggers) != "0\n"
 
 
 def test_the_job_works_without_the_second_table(postgres: Postgres, tmp_path: Path) -> None:

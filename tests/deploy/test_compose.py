@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 from clients.tools import installed, wheels
+from deploy.guide import DEPLOY, text
 from support.server import Server
 
 from avapd import config
@@ -202,6 +203,17 @@ def test_every_file_that_is_mounted_exists() -> None:
     assert {(COMPOSE / source).resolve(): target for source, target in mounts.items()} == stack
     assert all(path.is_file() for path in stack)
     assert all(line.endswith(":ro") for line in volumes if line.startswith("."))
+
+
+@each
+def test_prometheus_keeps_what_the_objectives_look_back(path: Path) -> None:
+    """Longer than any range of a query, and on its volume no more than a size."""
+    flags = dict(flag[2:].split("=", 1) for flag in services(path)["prometheus"]["command"])
+    days = re.fullmatch(r"(\d+)d", flags["storage.tsdb.retention.time"])
+    assert days
+    ranges = re.findall(r"\[(\d+)d\]", text(DEPLOY / "operations.md") + text(DEPLOY / "monitoring" / "alerts.yml"))
+    assert int(days[1]) > max(map(int, ranges)) == 30
+    assert re.fullmatch(r"\d+GB", flags["storage.tsdb.retention.size"])
 
 
 def test_both_run_the_same_images() -> None:

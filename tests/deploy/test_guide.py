@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import math
 import os
 import re
 import shlex
@@ -21,6 +22,8 @@ from clients import tools
 from deploy.guide import DEPLOY, PAGES, Step, anchors, code, commands, sections, steps, text
 from deploy.prometheus import MONITORING
 from deploy.rules import alerts, rules
+from support.calls import Calls
+from support.certificates import Folder, chain
 from support.database import Database
 from support.server import KEY, Server
 from support.waiting import wait_until
@@ -34,10 +37,8 @@ pytestmark = pytest.mark.timeout(300)  # the first run installs a parser of Prom
 
 SIZING, OPERATIONS, DISASTERS = (DEPLOY / f"{name}.md" for name in ("sizing", "operations", "disasters"))
 MIB = 1 << 20
-# Told where there is TLS, or a key that ends; tests/system has them.
-SELDOM = {
-    "avap_tls_certificate_expiry_timestamp_seconds", "avap_tls_files_refused", "avap_key_expires_timestamp_seconds",
-}  # fmt: skip
+# Told where there is a key that ends; tests/system has it.
+SELDOM = {"avap_key_expires_timestamp_seconds"}
 # No metric: a table.
 TABLES = {"avap_bytecode"}
 
@@ -144,6 +145,15 @@ def test_the_table_of_memory_is_what_the_formula_gives() -> None:
         assert cells.split(" | ") == [f"{-(-need // 64) * 64:,.0f} MiB" for need in needs], size
 
 
+def test_the_room_behind_one_address_is_what_its_formula_gives() -> None:
+    """The share of a worker at which the formula meets the default, in tens, and four of them, in hundreds."""
+    limit = int(settings()["limit_address_connections"].default_text)
+    share = max(share for share in range(limit) if share + 3 * math.sqrt(share) < limit) // 10 * 10
+    found = re.search(r"With four workers that is a share of ([\d,]+), about ([\d,]+) connections", text(SIZING))
+    assert found
+    assert found.groups() == (f"{share:,}", f"{4 * share // 100 * 100:,}")
+
+
 # --- what it measures ----------------------------------------------------------------------------------------------
 
 
@@ -183,7 +193,10 @@ def test_the_objectives_are_those_of_the_alerts() -> None:
 
 
 class Place:
-    """Where the drill is performed: a PostgreSQL, an avapd on a small disk of its own, and a shell that finds both."""
+    """Where the drill is performed: a PostgreSQL, an avapd on a small disk of its own, and a shell that finds both.
+
+    As in production, with TLS and certificates of the clients.
+    """
 
     def __init__(self, postgres: Postgres, folder: Path, disk: tuple[str, ...]) -> None:
         self.disk = disk
@@ -198,15 +211,23 @@ class Place:
         (etc / "database-url").write_text(self.database.reader_url)
         (etc / "api-key").write_text(KEY)
         _expired(etc / "tls.crt")
+        (folder / "tls").mkdir()
+        self.certificates = certificates = Folder(folder / "tls", trustme.CA())
+        shown = certificates.clients.issue_cert("client.example")
+        (etc / "ca.crt").write_bytes(certificates.authority.cert_pem.bytes())
+        (etc / "client.crt").write_bytes(chain(shown))
+        (etc / "client.key").write_bytes(shown.private_key_pem.bytes())
         self._env = {
             "DATABASE_URL": "", "DATABASE_URL_FILE": str(etc / "database-url"), "AVAPD_REFRESH_SECONDS": "3600",
-            "AVAPD_SNAPSHOT_DIR": str(self._store),
+            "AVAPD_SNAPSHOT_DIR": str(self._store), **certificates.settings(mutual=True),
         }  # fmt: skip
         self.server = Server("", command=disk, env=self._env)
         self.shell = {
             "PATH": f"{Path(sys.executable).parent}:{postgres.bin}:{os.environ['PATH']}", "PORT": str(self.server.port),
             "ADMIN": f"http://127.0.0.1:{self.server.admin_port}", "REPLICAS": f"127.0.0.1:{self.server.admin_port}",
             "AVAPD_TARGET": f"127.0.0.1:{self.server.port}", "API_KEY_FILE": str(etc / "api-key"),
+            "AVAPD_TARGET_CA_FILE": str(etc / "ca.crt"), "AVAPD_TARGET_NAME": "localhost",
+            "AVAPD_TARGET_CERT_FILE": str(etc / "client.crt"), "AVAPD_TARGET_KEY_FILE": str(etc / "client.key"),
             "OWNER": self.database.url, "READER": self.database.reader_url,
             "SPARE": spare, "SPARE_READER": spare.replace("//postgres@", "//avapd_reader@"),
         }  # fmt: skip
@@ -235,7 +256,8 @@ class Place:
     def _seen(self, step: Step) -> bool:
         log = shlex.quote(str(self.server.log_file))
         command = step.command
-        for path, ours in (("/etc/avapd", self._folder / "etc"), ("/var/lib/avapd", self._store)):
+        places = {"/etc/avapd": self._folder / "etc", "/var/lib/avapd": self._store, "deploy/": f"{DEPLOY}/"}
+        for path, ours in places.items():
             command = command.replace(path, str(ours))
         done = subprocess.run(
             [*self.disk, "bash", "-c", f"journalctl() {{ cat {log}; }}\n{command}"],
@@ -340,7 +362,8 @@ def test_the_metrics_that_are_named_exist(place: Place, parser: Any) -> None:
 def test_the_drill_ends_as_it_began(place: Place) -> None:
     """Its definition is gone, its files too, and every replica serves the same."""
     place.perform(sections(DISASTERS)["The drill"].split("Afterwards:")[1])
-    with place.server.calls() as calls:
+    credentials = place.certificates.credentials(place.certificates.clients)
+    with Calls(f"127.0.0.1:{place.server.port}", KEY, credentials) as calls:
         assert calls.get("drill").code == 5
     assert place.server.metric("avap_cache_size") == 40
     assert not list((place._folder / "here").iterdir())

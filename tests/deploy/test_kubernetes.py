@@ -17,6 +17,7 @@ from deploy.manifests import (
     DEPLOY,
     OVERLAYS,
     Object,
+    charted,
     containers,
     environment,
     kubectl,
@@ -36,7 +37,10 @@ from avapd.errors import ConfigError
 pytestmark = pytest.mark.timeout(600)  # the first run installs kubectl and the schemas
 
 KEY = "a-key-of-enough-bytes"
-TLS = {"AVAPD_TLS_CERT_FILE", "AVAPD_TLS_KEY_FILE", "AVAPD_TLS_CLIENT_CA_FILE", "AVAPD_HEALTH_PORT"}
+TARGET = {f"AVAPD_TARGET_{name}" for name in ("CA_FILE", "CERT_FILE", "KEY_FILE", "NAME")}
+TLS = {"AVAPD_TLS_CERT_FILE", "AVAPD_TLS_KEY_FILE", "AVAPD_TLS_CLIENT_CA_FILE", "AVAPD_HEALTH_PORT", *TARGET}
+# What certificates must hold for, by the README.
+NAMES = ("avapd.avapd.svc", "avapd.avapd-staging.svc")
 EXAMPLE = DEPLOY / "kubernetes" / "base" / "secret.example.yaml"
 
 
@@ -183,8 +187,9 @@ def mounted(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / "avapd" / key).write_text(KEY if key.endswith("-key") else text, encoding="utf-8")
     key, certificate = (folder / "avapd-tls" / f"tls.{end}" for end in ("key", "crt"))
     request = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
-    subject = ["-subj", "/CN=avapd", "-keyout", str(key), "-out", str(certificate)]
-    subprocess.run([installed("openssl"), *request, *subject], check=True, capture_output=True)
+    subject = ["-subj", "/CN=avapd", "-addext", f"subjectAltName={','.join(f'DNS:{name}' for name in NAMES)}"]
+    files = ["-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([installed("openssl"), *request, *subject, *files], check=True, capture_output=True)
     (folder / "avapd-tls" / "ca.crt").write_bytes(certificate.read_bytes())
     return folder
 
@@ -227,6 +232,24 @@ def test_the_probes_ask_for_what_avapd_serves(sample: Database, serve: Callable[
         command = [sys.executable, "-P", "-m", "avapd", "health", "--target", f"127.0.0.1:{server.port}"]
         done = subprocess.run([*command, "--service", service], capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (0, ""), service
+
+
+@pytest.mark.parametrize("made", ["kustomize staging", "kustomize production", "kustomize canary", "helm canary"])
+def test_avapd_can_be_asked_in_the_pod(
+    made: str, mounted: Path, sample: Database, serve: Callable[..., Server]
+) -> None:
+    """`avapd health` and `avapd list` there show a certificate and want a name, by the pod's own environment."""
+    tool, name = made.split()
+    documents = overlay(name) if tool == "kustomize" else objects(charted(name))
+    for _, container in containers(documents):
+        env = environment(container, documents)
+        tls = {name: env[name].replace("/run/secrets", str(mounted)) for name in TLS - {"AVAPD_HEALTH_PORT"}}
+        server = serve(sample.reader_url, env=tls).wait_serving()
+        for word in ("health", "list"):
+            command = [sys.executable, "-P", "-m", "avapd", word]
+            asked = {"API_KEY": server.env["API_KEY"], "AVAPD_TARGET": f"127.0.0.1:{server.port}", **tls}
+            done = subprocess.run(command, env=asked, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
 
 
 # --- one thing in two places --------------------------------------------------------------------------------------

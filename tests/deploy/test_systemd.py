@@ -53,6 +53,13 @@ def test_the_service_can_do_little(unit: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
+def test_it_may_read_files_of_a_group(unit: Path) -> None:
+    """As README.md says for certificates that are to be seen without a restart; a dynamic user is no hindrance."""
+    (line,) = re.findall(r"`(SupplementaryGroups=\S+)`", (SHIPPED / "README.md").read_text(encoding="utf-8"))
+    unit.write_text(unit.read_text(encoding="utf-8").replace("[Service]", f"[Service]\n{line}"), encoding="utf-8")
+    assert verify(unit) == ""
+
+
 def test_it_is_given_time_to_drain() -> None:
     """A stop waits longer than avapd takes to drain and end by itself."""
     found = re.search(r"^TimeoutStopSec=(\d+)s$", UNIT.read_text(encoding="utf-8"), re.MULTILINE)
