@@ -72,18 +72,18 @@ class Contents(NamedTuple):
 class Bundle:
     """What was proved: certificate, chain and key as PEM, the clients' authorities as PEM, when each expires (Unix).
 
-    `renewal` is when the first of them should have been renewed.
+    `renewal` is when each should have been renewed.
     """
 
     pem: bytes = dataclasses.field(repr=False)
     client_ca: str
     expires: dict[str, float]
-    renewal: float
+    renewal: dict[str, float]
 
     @property
     def due(self) -> bool:
         """Whether one expires soon."""
-        return self.renewal < time.time()
+        return min(self.renewal.values()) < time.time()
 
 
 # --- reading and proving ------------------------------------------------------------------------------------------
@@ -132,7 +132,7 @@ def prove(contents: Contents) -> Bundle:
         if not found["client_ca"]:  # of clients, it may be
             raise CertificateError("AVAPD_TLS_CLIENT_CA_FILE holds no certificate of an authority")
     expires = {name: min(one.ends for one in them) for name, them in found.items()}
-    renewal = min(one.renewal for them in found.values() for one in them)
+    renewal = {name: min(one.renewal for one in them) for name, them in found.items()}
     return Bundle(pem, b"\n".join(authorities).decode("ascii"), expires, renewal)
 
 
@@ -304,6 +304,14 @@ class Certificates(Collector):
         for name, at in self._bundle.expires.items():
             expiry.add_metric((name,), at)
         yield expiry
+        renewal = GaugeMetricFamily(
+            "avap_tls_certificate_renewal_timestamp_seconds",
+            "When the first of them should have been renewed: 14 days, or a third of its time, before its end",
+            labels=("certificate",),
+        )
+        for name, at in self._bundle.renewal.items():
+            renewal.add_metric((name,), at)
+        yield renewal
         results = CounterMetricFamily("avap_tls_reloads", "Changes of the certificate files", labels=("result",))
         for result, count in self._results.items():
             results.add_metric((result,), count)

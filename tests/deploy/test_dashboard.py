@@ -24,7 +24,11 @@ pytestmark = pytest.mark.timeout(300)  # the first run installs the tools
 DASHBOARD = MONITORING / "dashboard.json"
 OF_PROMETHEUS = {"up"}
 # Told where there is TLS.
-OF_TLS = {"avap_tls_certificate_expiry_timestamp_seconds", "avap_tls_files_refused"}
+OF_TLS = {
+    "avap_tls_certificate_expiry_timestamp_seconds",
+    "avap_tls_certificate_renewal_timestamp_seconds",
+    "avap_tls_files_refused",
+}
 
 
 @pytest.fixture(scope="module")
