@@ -40,7 +40,10 @@ RUN rm -rf /usr/local/bin/pip* /usr/local/lib/python3*/site-packages/pip* /usr/l
 COPY --from=build /opt/avapd /opt/avapd
 ENV PATH=/opt/avapd/bin:$PATH PYTHONDONTWRITEBYTECODE=1
 
-# A number, so that Kubernetes can see that it is not root. It owns no file: everything works on a read-only root.
+# For AVAPD_SNAPSHOT_DIR: a new volume takes its owner and mode from what it is mounted over.
+RUN install -d -o 10001 -g 10001 -m 0700 /var/lib/avapd
+
+# A number, so that Kubernetes can see that it is not root. It owns that one folder: everything works on a read-only root.
 USER 10001:10001
 WORKDIR /
 # gRPC, and HTTP for metrics and probes: the latter is on loopback until AVAPD_ADMIN_HOST says otherwise.

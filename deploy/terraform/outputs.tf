@@ -1,6 +1,6 @@
 output "target" {
   description = "host:port for clients inside the cluster."
-  value       = "${helm_release.avapd.name}.${helm_release.avapd.namespace}.svc:50051"
+  value       = "${local.service}.${helm_release.avapd.namespace}.svc:50051"
 }
 
 output "namespace" {

@@ -16,7 +16,7 @@ variable "create_namespace" {
 }
 
 variable "release" {
-  description = "Name of the Helm release, and so of Deployment and Service."
+  description = "Name of the Helm release, and so of Deployment and Service, to which the chart adds -avapd where that is no part of it."
   type        = string
   default     = "avapd"
 
@@ -47,13 +47,48 @@ variable "image_digest" {
 }
 
 variable "secret_name" {
-  description = "A Secret of the namespace with database-url and api-key (and signing-key). It is never made here: the state would hold it."
+  description = "A Secret of the namespace with database-url, and what the variables below say. It is never made here: the state would hold it."
   type        = string
   default     = "avapd"
 }
 
+variable "api_key" {
+  description = "Whether the Secret has an api-key: keys without names, separated by commas."
+  type        = bool
+  default     = true
+}
+
+variable "api_keys_file" {
+  description = "Whether the Secret has an api-keys.toml: keys with names."
+  type        = bool
+  default     = false
+
+  validation {
+    condition     = var.api_key || var.api_keys_file
+    error_message = "Clients need keys: api_key, api_keys_file, or both."
+  }
+}
+
 variable "signing" {
   description = "Whether the Secret has a signing-key, with which code is signed."
+  type        = bool
+  default     = false
+}
+
+variable "database_ca" {
+  description = "Whether the Secret has a database-ca.pem: the authority of the database's certificate."
+  type        = bool
+  default     = false
+}
+
+variable "audit_sink_url" {
+  description = "Whether the Secret has an audit-sink-url, to which the audit goes too. extra_egress has to let it through."
+  type        = bool
+  default     = false
+}
+
+variable "audit_sink_token" {
+  description = "Whether the Secret has an audit-sink-token for it."
   type        = bool
   default     = false
 }
@@ -65,13 +100,16 @@ variable "tls_secret_name" {
 }
 
 variable "settings" {
-  description = "What `avapd settings` lists, by name, without secrets."
+  description = "What `avapd settings` lists, and the standard OTEL_ variables, by name, without secrets."
   type        = map(string)
   default     = {}
 
   validation {
-    condition     = alltrue([for name in keys(var.settings) : can(regex("^AVAPD_[A-Z_]+$", name))])
-    error_message = "Settings are called AVAPD_…; secrets go into the Secret, ports and paths belong to the chart."
+    condition = alltrue([
+      for name in keys(var.settings) :
+      can(regex("^(AVAPD|OTEL)_[A-Z_]+$", name)) && !can(regex("^AVAPD_AUDIT_SINK_|^OTEL_.*HEADERS$", name))
+    ])
+    error_message = "Settings are called AVAPD_… or OTEL_…; secrets go into the Secret, ports and paths belong to the chart."
   }
 }
 
@@ -149,6 +187,56 @@ variable "database_cidrs" {
   validation {
     condition     = alltrue([for cidr in var.database_cidrs : can(cidrhost(cidr, 0))])
     error_message = "Networks look like 10.0.0.0/24."
+  }
+}
+
+variable "database_port" {
+  description = "Port of the database."
+  type        = number
+  default     = 5432
+
+  validation {
+    condition     = var.database_port >= 1 && var.database_port <= 65535 && floor(var.database_port) == var.database_port
+    error_message = "A port is a whole number from 1 to 65535."
+  }
+}
+
+variable "extra_egress" {
+  description = "More rules, as the egress of a NetworkPolicy has them: to the audit sink, to an OTLP collector."
+  type        = any
+  default     = []
+
+  validation {
+    condition     = alltrue([for rule in var.extra_egress : length(rule) > 0 && length(setsubtract(keys(rule), ["to", "ports"])) == 0])
+    error_message = "A rule has `to`, `ports`, or both."
+  }
+}
+
+variable "monitoring_namespace" {
+  description = "Namespace of Prometheus, which may read the metrics."
+  type        = string
+  default     = "monitoring"
+
+  validation {
+    condition     = can(regex("^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$", var.monitoring_namespace))
+    error_message = "A namespace is a DNS label: lower-case letters, digits and dashes, 63 at most."
+  }
+}
+
+variable "route" {
+  description = "The way through a Gateway (Gateway API 1.4), and the share of a second release in percent. Null: there is none."
+  default     = null
+  type = object({
+    gateway           = optional(string, "gateway")
+    gateway_namespace = optional(string, "gateway")
+    hostnames         = optional(list(string), [])
+    ca_config_map     = optional(string, "avapd-ca")
+    canary            = optional(object({ service = string, weight = number }))
+  })
+
+  validation {
+    condition     = try(var.route.canary.weight, 1) >= 1 && try(var.route.canary.weight, 1) <= 100
+    error_message = "The weight of the canary is 1 to 100 percent; without a canary leave it out."
   }
 }
 

@@ -188,7 +188,8 @@ def referred(documents: list[Object]) -> Complaints:
 def settled(documents: list[Object]) -> Complaints:
     """Every variable is a setting of avapd, and no secret is one's value."""
     for document in of_kind(documents, "ConfigMap"):
-        yield from (f"{name} is no setting of avapd" for name in document["data"] if name not in KNOWN)
+        names = {name for name in document["data"] if not name.startswith("OTEL_")}  # the SDK's own
+        yield from (f"{name} is no setting of avapd" for name in names - KNOWN)
         yield from (f"{name} is a secret in a ConfigMap" for name in document["data"] if name in SECRETS)
     for _, container in containers(documents):
         yield from (f"{variable['name']} is set beside the ConfigMap" for variable in container.get("env", []))

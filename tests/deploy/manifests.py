@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator
 from functools import cache
@@ -42,16 +43,32 @@ def kustomized(folder: str) -> str:
     return done.stdout
 
 
+def composed(folder: Path, overlay: str, *components: str) -> str:
+    """A folder of deploy/kubernetes with components, rendered from an overlay that is written to an empty folder."""
+    root = Path(os.path.relpath(DEPLOY / "kubernetes", folder))
+    made = {"resources": [str(root / overlay)], "components": [str(root / "components" / name) for name in components]}
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(made), encoding="utf-8")
+    done = kubectl("kustomize", folder)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    return done.stdout
+
+
 def templated(*arguments: str, release: str = "avapd") -> subprocess.CompletedProcess[str]:
     """The chart, rendered, or why not."""
     return helm("template", release, CHART, "-n", "avapd", "--kube-version", _KUBE_VERSION, *MONITORING, *arguments)
+
+
+def values_files(values: str) -> list[str]:
+    """Options of helm; those of a canary lie over those of production."""
+    names = ("production", "canary") if values == "canary" else (values,)
+    return [word for name in names for word in ("-f", str(CHART / "ci" / f"{name}-values.yaml"))]
 
 
 @cache
 def charted(values: str) -> str:
     """The chart with one of its ci values files, rendered."""
     release = "avapd-canary" if values == "canary" else "avapd"
-    done = templated("-f", str(CHART / "ci" / f"{values}-values.yaml"), release=release)
+    done = templated(*values_files(values), release=release)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -12,7 +12,9 @@ import pytest
 import yaml
 
 from avapd import config
+from avapd.cli import cli
 from avapd.control.check import needed_memory
+from avapd.data.health import LIVENESS
 
 SHIPPED = Path(__file__).parents[2] / "deploy"
 SECRETS = {"DATABASE_URL": "postgresql://db/avap", "API_KEY": "k" * 16, "SIGNING_KEY": "s" * 16}
@@ -29,20 +31,21 @@ class Example(NamedTuple):
     memory: int
     grace: int
     health: list[Any]
+    kills: str
 
 
 def ecs() -> Example:
     task = json.loads((SHIPPED / "ecs" / "task-definition.json").read_text(encoding="utf-8"))
     (container,) = task["containerDefinitions"]
     assert (int(task["cpu"]), int(task["memory"])) == (container["cpu"], container["memory"])
-    assert container["memory"] == container["memoryReservation"]
+    assert container["memory"] > container.get("memoryReservation", 0), "ECS takes no less"
     assert container["readonlyRootFilesystem"]
     assert container["user"] == "10001:10001"
     return Example(
         {entry["name"]: entry["value"] for entry in container["environment"]},
         {entry["name"]: entry["valueFrom"] for entry in container["secrets"]},
         container["image"], container["cpu"] // 1024, container["memory"] << 20, container["stopTimeout"],
-        container["healthCheck"]["command"][1:],
+        container["healthCheck"]["command"][1:], service_of(container["healthCheck"]["command"]),
     )  # fmt: skip
 
 
@@ -53,6 +56,9 @@ def cloud_run() -> Example:
     assert port["name"] == "h2c"
     assert template["metadata"]["annotations"]["run.googleapis.com/cpu-throttling"] == "false"
     assert {container[probe]["grpc"]["port"] for probe in ("startupProbe", "livenessProbe")} == {port["containerPort"]}
+    startup, kills = container["startupProbe"], container["livenessProbe"]["grpc"]["service"]
+    assert "service" not in startup["grpc"]
+    assert startup["periodSeconds"] * startup["failureThreshold"] <= 240, "the longest that Cloud Run waits"
     limits = container["resources"]["limits"]
     values = {entry["name"]: entry["value"] for entry in container["env"] if "value" in entry}
     assert "PORT" not in values, "Cloud Run sets it and refuses it"
@@ -60,7 +66,7 @@ def cloud_run() -> Example:
         entry["name"]: entry["valueFrom"]["secretKeyRef"]["name"] for entry in container["env"] if "value" not in entry
     }
     memory = int(limits["memory"].removesuffix("Gi")) << 30
-    return Example(values, references, container["image"], int(limits["cpu"]), memory, 10, ["avapd", "health"])
+    return Example(values, references, container["image"], int(limits["cpu"]), memory, 10, ["avapd", "health"], kills)
 
 
 def azure() -> Example:
@@ -78,7 +84,14 @@ def azure() -> Example:
     return Example(
         {entry["name"]: entry["value"] for entry in entries if "value" in entry}, references, container["image"],
         limits["cpu"], limits["memoryInGB"] << 30, 30, container["readinessProbe"]["exec"]["command"],
+        service_of(container["livenessProbe"]["exec"]["command"]),
     )  # fmt: skip
+
+
+def service_of(command: list[str]) -> str:
+    """What a command of `avapd health` asks for."""
+    context = cli.commands["health"].make_context("health", command[command.index("health") + 1 :])
+    return str(context.params["service"])
 
 
 PLATFORMS: dict[str, Callable[[], Example]] = {"ecs": ecs, "cloud-run": cloud_run, "azure": azure}
@@ -116,6 +129,12 @@ def test_what_the_container_may_have_is_enough(example: Example) -> None:
 def test_it_drains_before_it_is_killed(example: Example) -> None:
     """The platform waits two seconds longer than the drain may take."""
     assert load(example).drain_seconds + 2 <= example.grace
+
+
+def test_one_that_waits_for_its_database_is_not_killed(example: Example) -> None:
+    """What the platform kills for asks whether the process answers, not whether there is a catalog."""
+    assert example.kills == LIVENESS
+    assert "AVAPD_SNAPSHOT_DIR" not in example.values, "README.md says that there is no disk for it"
 
 
 def test_the_image_is_named_by_digest(example: Example) -> None:

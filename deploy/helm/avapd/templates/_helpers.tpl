@@ -25,6 +25,22 @@ labels:
 {{ .Values.image.repository }}{{ with .Values.image.digest }}@{{ . }}{{ else }}:{{ .Values.image.tag | default .Chart.AppVersion }}{{ end }}
 {{- end }}
 
+{{- /* Settings that name a file, and the key of the Secret that is that file. */}}
+{{- define "avapd.secretKeys" -}}
+DATABASE_URL_FILE: database-url
+{{- range $value, $file := dict
+      "apiKey" "API_KEY_FILE: api-key"
+      "apiKeysFile" "AVAPD_API_KEYS_FILE: api-keys.toml"
+      "signing" "SIGNING_KEY_FILE: signing-key"
+      "databaseCa" "AVAPD_DATABASE_CA_FILE: database-ca.pem"
+      "auditSinkUrl" "AVAPD_AUDIT_SINK_URL_FILE: audit-sink-url"
+      "auditSinkToken" "AVAPD_AUDIT_SINK_TOKEN_FILE: audit-sink-token" }}
+{{- if get $.Values $value }}
+{{ $file }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{- define "avapd.podSecurity" -}}
 runAsNonRoot: true
 runAsUser: 10001
