@@ -8,7 +8,7 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator
 from typing import NamedTuple
 
-CANCELLED = 1
+CANCELLED, UNKNOWN = 1, 2
 _TELLING = threading.Lock()
 
 
@@ -45,12 +45,15 @@ async def serve(call: Callable[[Order], Awaitable[tuple[int, str]]]) -> None:
     """Make a task of each order; `call` gives its status code and message, and is cancelled as tasks are."""
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
     running: dict[str, asyncio.Task[None]] = {}
+    given_up: set[str] = set()
 
     async def run(order: Order) -> None:
         try:
             code, message = await call(order)
         except asyncio.CancelledError:
             code, message = CANCELLED, ""
+        except Exception as error:  # noqa: BLE001  # a library may stumble over what came for a call that it gave up
+            code, message = CANCELLED if order.number in given_up else UNKNOWN, repr(error)
         del running[order.number]
         tell_end(order.number, code, message)
 
@@ -59,6 +62,7 @@ async def serve(call: Callable[[Order], Awaitable[tuple[int, str]]]) -> None:
 
     def cancel(number: str) -> None:
         if number in running:
+            given_up.add(number)
             running[number].cancel()
 
     def cancel_soon(number: str) -> None:
