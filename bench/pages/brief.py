@@ -50,6 +50,18 @@ def _latency(result: Result) -> str:
     )
 
 
+def _overload(result: Result) -> str:
+    """Under the heaviest of its loads."""
+    case = list(dict.fromkeys(one.case for one in result.rounds))[-1]
+    others = dict.fromkeys(one.contestant for one in result.rounds)
+    waits = {other: found for other in others if (found := value(result, case, other, "open_p95_ms")) is not None}
+    if _WIRE not in waits:
+        return ""
+    return f"Beside {case} calls under way, P95 of a client that asks little is " + ", ".join(
+        f"{short(wait)} ms with *{other}*" for other, wait in waits.items()
+    )
+
+
 def _idle(result: Result) -> str:
     costs = {case: value(result, case, _WIRE, "cpu") for case in ("1,000 connections", "no connection")}
     return ", ".join(
@@ -87,6 +99,6 @@ def _propagation(result: Result) -> str:
 
 
 _SENTENCES: Final[dict[str, Callable[[Result], str]]] = {
-    "engine": _engine, "latency": _latency, "idle": _idle, "memory": _memory, "startup": _startup,
-    "propagation": _propagation,
+    "engine": _engine, "latency": _latency, "overload": _overload, "idle": _idle, "memory": _memory,
+    "startup": _startup, "propagation": _propagation,
 }  # fmt: skip

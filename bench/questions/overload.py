@@ -116,7 +116,7 @@ BENCH: Final = Bench(
         ),
         *(
             Bar(says=f"who asks little, against {other}", case=_MOST, figure="open_p95_ms", contestant=WIRE,
-                over=other, limit=1)
+                over=other, limit=1, digits=4)
             for other in (GRPC_GO, TONIC)
         ),
     ),
