@@ -136,6 +136,7 @@ def _stepped_back(postgres: Postgres, cpu: int) -> Any:
 
 def _checked(run: Run, number: int, postgres: Postgres, source: Source, cases: list[str]) -> None:
     count, swaps = run.parameters["definitions"], _QUICK_SWAPS if run.quick else _CHECKED_SWAPS
+    source.rewind()
     settings = {"AVAPD_REFRESH_SECONDS": _REFRESH_SECONDS, "AVAPD_MAX_ANSWER_BYTES": str(1 << 30)}
     with Avapd(postgres.url(READER), workers=_WORKERS, **settings) as server:
         server.wait("SERVING")

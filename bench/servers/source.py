@@ -33,7 +33,14 @@ class Source:
 
     def edit(self) -> None:
         """Write the next generation number into every row."""
-        last, self._generation = self._generation, (self._generation + 1) % self._cycle
+        self._write((self._generation + 1) % self._cycle)
+
+    def rewind(self) -> None:
+        """Write 0 into every row: what sees numbers rise must not see them come back to it."""
+        self._write(0)
+
+    def _write(self, generation: int) -> None:
+        last, self._generation = self._generation, generation
         edit = f"regexp_replace(code, '^generation = {last}', 'generation = {self._generation}')"
         self._postgres.psql(f"UPDATE obex_dapl_functions SET code = {edit}")
         self._postgres.psql("VACUUM obex_dapl_functions")  # autovacuum is off: the table must not grow with each edit
