@@ -26,6 +26,7 @@ NOT_FOUND: Final = 5
 UNAUTHENTICATED: Final = 16
 
 TOO_MANY_FAILURES: Final = Answer(RESOURCE_EXHAUSTED, "Too many wrong keys from this address", b"")
+OVERLOADED: Final = Answer(RESOURCE_EXHAUSTED, "Overloaded: the call waited too long for its turn")
 DENIED: Final = Answer(UNAUTHENTICATED, "Invalid Credentials", b"", sterner=TOO_MANY_FAILURES)
 NO_MESSAGE: Final = Answer(UNIMPLEMENTED, "The call ended before its message", b"")
 HEADERS_TOO_LARGE: Final = Answer(RESOURCE_EXHAUSTED, "The request headers are larger than the maximum", b"")

@@ -18,7 +18,7 @@ from avapd.data.marks import Marks
 from avapd.data.meter import LIMITED
 from avapd.data.refusals import REASONS, address
 from avapd.data.reports import Reports
-from avapd.data.service import DENIED, SERVICE, Service, unimplemented
+from avapd.data.service import DENIED, OVERLOADED, SERVICE, Service, unimplemented
 from avapd.data.streams import Watches
 from avapd.data.tls import Identity
 from avapd.data.wire_port import HealthApplication, WirePort
@@ -29,7 +29,7 @@ from avapd.shared.channel import Start
 from avapd.wire import frames
 from avapd.wire.call import Call
 from avapd.wire.connection import Connection
-from avapd.wire.grpc import Answer, Method
+from avapd.wire.grpc import Answer, Method, trailers_only
 from avapd.wire.headers import Routes
 from avapd.wire.hpack import Field, encode
 from avapd.wire.limits import Limits
@@ -45,6 +45,8 @@ _UNCOUNTED: Final = -1
 OUTCOMES: Final = len(METHODS) * len(STATUSES)
 _DENIED: Final = STATUSES.index(401)
 _SHOWN: Final = 100
+# When a client that retries by itself may do so, in milliseconds.
+_LATER: Final = (b"grpc-retry-pushback-ms", b"1000")
 # Statuses that are events of the audit, by their place.
 _REFUSED: Final = {STATUSES.index(status): reason for status, reason in REASONS.items()}
 
@@ -111,6 +113,7 @@ class DefinitionApplication:
         else:
             stream = partial(self._streams[path], key=key)
             method = Method.server_stream(path, stream if admits is None else _metered_stream(stream, admits))
+        method.shed = trailers_only(OVERLOADED.code, OVERLOADED.message, self.outcome(path, OVERLOADED.code), _LATER)
         method.owner = OUTCOMES * (1 + key.column)
         method.remembered = admits is None
         return method

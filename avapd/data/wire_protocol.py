@@ -229,9 +229,15 @@ class WireProtocol(asyncio.Protocol):
         self._scheduled = False
         if self._full or self._transport.is_closing():
             return
-        wire, now, began = self._wire, monotonic(), self._began or perf_counter_ns()
+        wire, now, turn = self._wire, monotonic(), perf_counter_ns()
+        began = self._began or turn
         if wire.pending:
+            late = turn - began > self._routes.limits.queue_seconds * 1e9
+            if late:  # who asked so long ago has mostly given up: what is left of the time goes to who has not
+                wire.shed(True)
             wire.resume(now)
+            if late:
+                wire.shed(False)
         self._began = began if wire.pending else 0
         if wire.ready:
             wire.pump(now)

@@ -43,7 +43,7 @@ class Calls:
 
     __slots__ = (
         "_account", "_application", "_held", "_limits", "_now", "_outbox", "_streams", "finished", "on_output",
-        "stern", "wake_at",
+        "shedding", "stern", "wake_at",
     )  # fmt: skip
 
     def __init__(
@@ -54,9 +54,8 @@ class Calls:
         self._streams = streams
         self._outbox = outbox
         self._account = account
-        self._held = 0
-        self._now = 0.0
-        self.stern = False  # refusals are the sterner ones
+        self._held, self._now = 0, 0.0
+        self.stern = self.shedding = False  # refusals are the sterner ones; calls are answered with `shed`
         self.finished: list[int] = []
         self.wake_at = inf  # no call needs `expire` before
         self.on_output: Callable[[], None] = lambda: None
@@ -195,7 +194,8 @@ class Calls:
 
     def respond(self, head: Head, request: bytes) -> Response | None:
         """The response to the whole request of a call: known, a refusal, or that of `unary`."""
-        return head.answers.get(request) or self.refusal(head) or self.unary(head, request)
+        known = (self.shedding and head.shed) or head.answers.get(request)
+        return known or self.refusal(head) or self.unary(head, request)
 
     def _ask(self, head: Head, method: Method, request: bytes) -> Response:
         """Call a unary method. Raises Refused."""

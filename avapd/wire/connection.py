@@ -133,6 +133,7 @@ class Connection:
         settled, portable, opened, early = session.heads.settled, session.heads.portable, streams.open, streams.early
         read, at, end, work, quantum = HEAD.unpack_from, 0, len(data), 0, self._quantum
         room, plain, refusal = self._limits.streams, session.plain, session.calls.refusal
+        shedding = session.calls.shedding
         while end - at >= HEAD_BYTES and work < quantum:
             word, flags, number = read(data, at)
             stop = at + HEAD_BYTES + (word >> 8)
@@ -142,7 +143,7 @@ class Connection:
                     if number in fresh:
                         request = data[at + HEAD_BYTES : stop]
                         head = fresh[number][0]
-                        response = head.answers.get(request) or refusal(head)
+                        response = (shedding and head.shed) or head.answers.get(request) or refusal(head)
                         if (
                             response
                             and response.size <= outbox.window
@@ -324,6 +325,10 @@ class Connection:
     def stern(self, yes: bool) -> None:
         """Whether refusals are the sterner ones from now on; see grpc.Answer."""
         self._session.calls.stern = yes
+
+    def shed(self, yes: bool) -> None:
+        """Whether calls are not served from now on, but answered with their method's `shed`."""
+        self._session.calls.shedding = yes
 
     def forget(self) -> None:
         """What headers mean has changed; see `Routes.forget`."""

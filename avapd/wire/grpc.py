@@ -125,16 +125,18 @@ class Method:
     """A method and how to call it: by `serve`, `begin` or `converse`, as its kind is.
 
     Of methods with one path, ready answers are shared; with `remembered` false there are none, and `serve` may say
-    something else each time. `owner` is added to the outcome of each call: it tells who is served.
+    something else each time. `owner` is added to the outcome of each call: it tells who is served. `shed` is what calls
+    get instead while they are shed (`Connection.shed`); without one they are served all the same.
     """
 
-    __slots__ = ("begin", "converse", "kind", "owner", "path", "remembered", "serve")
+    __slots__ = ("begin", "converse", "kind", "owner", "path", "remembered", "serve", "shed")
 
     def __init__(self, path: bytes, kind: Kind) -> None:
         self.path = path
         self.kind = kind
         self.owner = 0
         self.remembered = True
+        self.shed: Response | None = None
         self.serve: Callable[[bytes], Answer]
         self.begin: Callable[[Call, bytes], None]
         self.converse: Callable[[Call], Receiver]

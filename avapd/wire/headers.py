@@ -226,6 +226,7 @@ class Routes:
             return head
         head.method = route
         head.owner = route.owner
+        head.shed = route.shed
         head.waits = route.kind is not Kind.BIDI
         if route.kind is Kind.UNARY and route.remembered and head.encoding in grpc.ENCODINGS:
             head.memo = self._memos.setdefault((path, head.gzip), Memo(self.limits.memo_shared))

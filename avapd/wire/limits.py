@@ -46,6 +46,9 @@ class Limits:
     streams: int = _limit(
         100, "C2", "RST_STREAM REFUSED_STREAM", "calls at once, each until its answer is written", high=100_000
     )
+    queue_seconds: float = _limit(
+        1.0, "B32", _EXHAUSTED, "a call waits for its turn behind others of its connection", 0.001, _SECONDS
+    )
     refusals: int = _limit(100, "C2", _CALM, "calls beyond that in 30 s")
     resets: int = _limit(1_000, "C3", _CALM, "calls reset by the client before they are answered (CVE-2023-44487)")
     resets_per_second: float = _limit(33.0, "C3", _CALM, "how fast that allowance grows again", 0.01, 999_999)

@@ -31,6 +31,7 @@ class Head:
         "owner",
         "path",
         "refusal",
+        "shed",
         "sterner",
         "waits",
     )
@@ -41,6 +42,7 @@ class Head:
         self.early_parts: tuple[bytes, ...] = ()  # as these octets when the request goes on
         self.refusal: Response | None = None  # is sent when the request has ended, whatever it holds
         self.sterner: Response | None = None  # and this instead, on a connection that had too many
+        self.shed: Response | None = None  # that of the method
         self.waits = True  # nothing happens before the first DATA
         self.method: Method | None = None
         self.owner = 0  # that of the method
@@ -68,7 +70,7 @@ class Marked(Head):
         self.length = plain.length
         self.waits = plain.waits
         self.answers = _NO_ANSWERS
-        self.refusal = self.early = self.sterner = None
+        self.refusal = self.early = self.sterner = self.shed = None
         self.owner = plain.owner
         if plain.early is not None:
             self.answer_at_once(plain.early.echoing(mark.echo))

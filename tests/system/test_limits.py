@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import psutil
 import pytest
@@ -151,13 +152,18 @@ def busy(process: psutil.Process, seconds: float) -> float:
 
 FLOODS, BATCHES, STREAMS = 8, 40, 100
 REQUEST = CommandRequest(name="addVar").SerializeToString()
-OK_TRAILERS = b"\x00\x0bgrpc-status\x010"  # as the engine writes them, with every answer that is OK
+STATUS = b"\x00\x0bgrpc-status\x01"  # as the engine writes it, with every answer
+OK_TRAILERS = STATUS + b"0"
 
 
 class Flood:
-    """A connection that sends calls as fast as they are taken, and reads what comes without looking at it."""
+    """A connection that sends calls as fast as they are taken, and reads what comes without looking at it.
 
-    def __init__(self, port: int) -> None:
+    It is through when so many answers have ended with `mark`.
+    """
+
+    def __init__(self, port: int, mark: bytes = OK_TRAILERS) -> None:
+        self._mark = mark
         self.socket = socket.create_connection(("127.0.0.1", port), 30)
         self.socket.sendall(PREFACE + settings(initial_window_size=(1 << 31) - 1) + frame(SETTINGS, ACK, 0))
         self.socket.sendall(frame(WINDOW_UPDATE, 0, 0, ((1 << 31) - 65_536).to_bytes(4, "big")))
@@ -179,11 +185,11 @@ class Flood:
         rest = b""
         while self.ends < BATCHES * STREAMS and (data := self.socket.recv(1 << 18)):
             found = rest + data
-            self.ends += found.count(OK_TRAILERS) - rest.count(OK_TRAILERS)
-            rest = found[-len(OK_TRAILERS) + 1 :]
+            self.ends += found.count(self._mark) - rest.count(self._mark)
+            rest = found[-len(self._mark) + 1 :]
 
     def wait(self) -> int:
-        """The calls that were answered with OK, once all are."""
+        """The calls that were answered so, once all are."""
         for thread in self._threads:
             thread.join(60)
         self.socket.close()
@@ -206,6 +212,28 @@ def test_more_calls_than_can_be_answered(serve: Serve, sample: Database) -> None
         assert calls.get("addVar", timeout=1.0).code == 0
     assert server.metric("avap_requests_total", status="200", method="GetCommand") >= FLOODS * BATCHES * STREAMS
     assert server.metric("avap_requests_total", status="429") == 0
+
+
+def test_calls_that_wait_too_long_for_their_turn_are_shed(serve: Serve, sample: Database) -> None:
+    """RESOURCE_EXHAUSTED, counted and audited; every call is answered, health and who asks little are served."""
+    env = {"AVAPD_WORKERS": "1", "AVAPD_LIMIT_QUEUE_SECONDS": "0.001"}
+    server = serve(sample.reader_url, env=env).wait_serving()
+    with server.calls() as calls:
+        assert get(calls).code == 0
+        floods = [Flood(server.port, STATUS) for _ in range(FLOODS)]
+        while any(thread.is_alive() for flood in floods for thread in flood._threads):
+            assert calls.health(timeout=1.0) == "SERVING"
+            assert get(calls).code == 0
+        assert sum(flood.wait() for flood in floods) == FLOODS * BATCHES * STREAMS
+    shed = server.metric("avap_requests_total", status="429")
+    assert shed > 0
+    assert server.metric("avap_requests_total", method="GetCommand") >= FLOODS * BATCHES * STREAMS
+
+    def told() -> list[dict[str, Any]]:
+        return [line for line in server.events("Audit") if line["event"] == "limited"]
+
+    wait_until(lambda: sum(line["count"] for line in told()) == shed)
+    assert {line["key"] for line in told()} == {"default"}
 
 
 # --- scenario 22: connections spread again ----------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from support.access import access, key_of
-from wire.application import TALK, WATCH
+from wire.application import ECHO, LARGE, TALK, WATCH
 from wire.raw import GOAWAY, PING, data, fields, framed, headers, literals, ping, rst_stream
 from wire.verdicts import Client, ask, seen
 
@@ -23,6 +23,7 @@ from avapd.log import Log
 from avapd.pb.avap_pb2 import CommandRequest, CommandResponse
 from avapd.shared import memory
 from avapd.shared.snapshot import View, pack
+from avapd.wire.grpc import RESOURCE_EXHAUSTED, trailers_only
 from avapd.wire.limits import Limits
 
 KEY = b"test-key-of-enough-length"
@@ -153,6 +154,27 @@ def test_b32_what_is_too_much_may_be_tried_again() -> None:
     assert ask(peer) == ["RST REFUSED_STREAM"]
     assert peer.application.asked == 0
     peer.send(rst_stream(1))
+    assert ask(peer) == SERVED
+
+
+def test_b32_calls_are_shed_when_they_are_too_late() -> None:
+    """B32: 8 and when to come back, for methods that are shed, known by heart or not; their marks are told once."""
+    peer = Client()
+    later = (b"grpc-retry-pushback-ms", b"1000")
+    peer.application.methods[ECHO].shed = trailers_only(RESOURCE_EXHAUSTED, "too late", RESOURCE_EXHAUSTED, later)
+    for _ in range(4):
+        assert ask(peer) == SERVED
+    served = peer.application.asked
+    peer.connection.shed(True)
+    for body in (framed(b"x"), framed(b"x"), framed(b"never asked before")):
+        stream = peer.next_stream
+        assert ask(peer, body=body) == ["TO 8"]
+        assert later in peer.reply(stream).headers
+    assert ask(peer, metadata=[(b"x-mark", b"one")]) == ["TO 8"]
+    assert peer.application.marks[-1].outcomes == [RESOURCE_EXHAUSTED]
+    assert peer.application.asked == served
+    assert ask(peer, LARGE, body=framed(b"5")) == SERVED
+    peer.connection.shed(False)
     assert ask(peer) == SERVED
 
 

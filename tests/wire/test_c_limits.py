@@ -40,6 +40,7 @@ DEFAULTS: dict[str, tuple[str, float]] = {
     "handshake_seconds": ("C1", 4),  # not 5: by then it must be over
     "settings_seconds": ("C1", 60),
     "streams": ("C2", 100),
+    "queue_seconds": ("B32", 1),
     "refusals": ("C2", 100),
     "resets": ("C3", 1000),
     "resets_per_second": ("C3", 33),
