@@ -132,12 +132,17 @@ REASONS = {"permission revoked": "forbidden"}
 
 @pytest.mark.parametrize("what", SABOTAGE)
 def test_a_table_that_changes_shape_is_refused_as_a_whole(sample: Database, serve: Serve, what: str) -> None:
-    """Between two polls the table goes, loses a column or a right: the last catalog stays until it is mended."""
+    """Between two polls the table goes, loses a column or a right: the last catalog stays until it is mended.
+
+    A table that is rewritten looks empty to a transaction which began before (PostgreSQL's manual, section 13.6): that
+    is refused as well, and the next poll sees the shape.
+    """
     server = serve(sample.reader_url, env=FAST).wait_serving()
     breaks, mends = SABOTAGE[what]
     sample.execute(breaks)
-    error = wait_until(lambda: server.events("Refresh Failed"))[0]
-    assert error["reason"] == REASONS.get(what, "shape"), error
+    reason = REASONS.get(what, "shape")
+    wait_until(lambda: reason in {error["reason"] for error in server.events("Refresh Failed")})
+    assert {error["reason"] for error in server.events("Refresh Failed")} <= {reason, "empty"}
     with server.calls() as calls:
         assert (calls.get("addVar").code, calls.health()) == (0, "SERVING")
         assert calls.catalog().total_count == 3

@@ -124,7 +124,7 @@ def test_ctrl_z_gives_it_back_for_a_while(server: Server) -> None:
         shown(terminal, "SERVING")
         terminal.press("\x1a")
         wait_until(lambda: psutil.Process(terminal.process.pid).status() == psutil.STATUS_STOPPED)
-        assert terminal.output.endswith(LEFT)
+        wait_until(lambda: terminal.output.endswith(LEFT))
         assert terminal.attributes() == terminal.settings
         terminal.process.send_signal(signal.SIGCONT)
         wait_until(lambda: "\x1b[?1049h" in terminal.output.rpartition(LEFT)[2])
