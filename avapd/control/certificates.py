@@ -296,22 +296,20 @@ class Certificates(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Expiry of what is shown, and what became of changes."""
-        expiry = GaugeMetricFamily(
-            "avap_tls_certificate_expiry_timestamp_seconds",
-            "When the first certificate of the file that is in use expires",
-            labels=("certificate",),
-        )
-        for name, at in self._bundle.expires.items():
-            expiry.add_metric((name,), at)
-        yield expiry
-        renewal = GaugeMetricFamily(
-            "avap_tls_certificate_renewal_timestamp_seconds",
-            "When the first of them should have been renewed: 14 days, or a third of its time, before its end",
-            labels=("certificate",),
-        )
-        for name, at in self._bundle.renewal.items():
-            renewal.add_metric((name,), at)
-        yield renewal
+        for kind, meaning, moments in (
+            ("expiry", "When the first certificate of the file that is in use expires", self._bundle.expires),
+            (
+                "renewal",
+                "When the first of them should have been renewed: 14 days, or a third of its time, before its end",
+                self._bundle.renewal,
+            ),
+        ):
+            family = GaugeMetricFamily(
+                f"avap_tls_certificate_{kind}_timestamp_seconds", meaning, labels=("certificate",)
+            )
+            for name, at in moments.items():
+                family.add_metric((name,), at)
+            yield family
         results = CounterMetricFamily("avap_tls_reloads", "Changes of the certificate files", labels=("result",))
         for result, count in self._results.items():
             results.add_metric((result,), count)

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any, Final
 
 NICENESS: Final = 5
+_POPEN: Final[Callable[..., subprocess.Popen[bytes]]] = subprocess.Popen
 
 
 class Starter:
@@ -28,8 +29,7 @@ class Starter:
 
     def start(self, *command: Any, **options: Any) -> subprocess.Popen[bytes]:
         """What subprocess.Popen does. Raises OSError."""
-        process: subprocess.Popen[bytes] = self._thread.submit(partial(subprocess.Popen, *command, **options)).result()  # type: ignore[assignment]
-        return process
+        return self._thread.submit(_POPEN, *command, **options).result()
 
 
 def step_back() -> None:
